@@ -1,0 +1,220 @@
+"""The machine below: device, precision, seeds, memory allocator, and what `doctor` has to say about them."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.metadata
+import os
+import platform
+import random
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def derived_seed(seed: int, *purpose: int | str) -> int:
+    """A 63-bit seed from a run's seed and a purpose, as `derived_seed(1, "order", epoch)`.
+
+    Everything random derives from the run's seed so: nothing depends on what was drawn before, and the epoch k of a
+    continued run equals the epoch k of an uninterrupted one.
+    """
+    text = ":".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed Python's and torch's global random numbers inside the block; both are put back after it."""
+    python_state = random.getstate()
+    with torch.random.fork_rng():
+        random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode inside the block; every submodule's own flag is put back, also on an exception."""
+    with _mode(model, training=False):
+        yield model
+
+
+@contextmanager
+def train_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """Training mode inside the block; every submodule's own flag is put back, also on an exception."""
+    with _mode(model, training=True):
+        yield model
+
+
+@contextmanager
+def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was_training in before:
+            module.training = was_training
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device to compute on: the named one, or with None the first of CUDA, MPS and CPU that is there.
+
+    Raises:
+        ValueError: if the named device does not exist here.
+    """
+    if device is None or device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(0, device=picked)
+    except Exception as error:  # torch raises RuntimeError, AssertionError or NotImplementedError, by device
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"Device {str(device)!r} is not available here ({reason}). Use 'cpu', 'cuda', 'mps' or 'auto'."
+        ) from error
+    return picked
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags of this CPU as Linux names them; empty where it does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), []))
+
+
+def pick_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of the forward and backward pass.
+
+    "auto" takes bfloat16 where the device computes it in hardware (CUDA from capability 8.0, CPUs with AMX or
+    AVX512-BF16), float16 on older CUDA devices from 7.0 (a T4 emulates bfloat16, slowly), else float32.
+
+    Raises:
+        ValueError: for an unknown name, or float16 on a CPU.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            capability = torch.cuda.get_device_capability(device)
+            return torch.bfloat16 if capability >= (8, 0) else torch.float16 if capability >= (7, 0) else torch.float32
+        has_bfloat16 = device.type == "cpu" and cpu_flags() & {"amx_bf16", "avx512_bf16"}
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    if precision not in PRECISIONS:
+        raise ValueError(f"Unknown precision {precision!r}. Known: auto, {', '.join(PRECISIONS)}.")
+    if precision == "float16" and device.type == "cpu":
+        raise ValueError("Precision 'float16' needs a GPU: CPUs compute it by emulation. Use 'auto'.")
+    return PRECISIONS[precision]
+
+
+def keep_freed_memory() -> bool:
+    """Make glibc keep freed memory instead of giving it back to the system; True where that was done.
+
+    A training step frees and takes hundreds of megabytes; giving them back costs page faults that on a CPU took more
+    than half of the time (measured: 66 images/s against 19). It holds for the whole process, the memory in use stays
+    what the largest step needed, and it is harmless where nothing is trained. Elsewhere than on glibc it does nothing;
+    `EVALIB_KEEP_MEMORY=0` switches it off.
+    """
+    if os.environ.get("EVALIB_KEEP_MEMORY", "1") == "0" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
+    settings = ((m_mmap_max, 0), (m_trim_threshold, 2**31 - 1), (m_top_pad, 256 << 20))
+    accepted = [mallopt(option, value) == 1 for option, value in settings]  # all three, also after a refusal
+    return all(accepted)
+
+
+def check_writable(folder: Path) -> Path:
+    """Make `folder` and prove that it can be written, before any work is put into it.
+
+    Raises:
+        OSError: naming the folder and what to do.
+    """
+    probe = folder / ".evalib-write-test"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("evalib")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"Cannot write to {folder} ({error.strerror}). Choose another folder, or free space and rights there."
+        ) from error
+    return folder
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary path, renamed to `path` when the block ends well.
+
+    The temporary file lies in the same folder, has the same suffix, and is flushed to disk before the rename. After an
+    exception it is removed and `path` is what it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words: a GPU's name, or the CPU's with its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    return str(device)
+
+
+def doctor(device: str | torch.device | None = None) -> dict[str, str]:
+    """Versions, device, precision and disk space, as a dict to print; nothing is changed.
+
+    Packages that are missing or that need a restart (installed after Python had loaded another version) say so.
+    """
+    picked = pick_device(device)
+    report = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in (
+        "evalib",
+        "torch",
+        "torchvision",
+        "numpy",
+        "albumentations",
+        "grad-cam",
+        "matplotlib",
+        "torchsummary",
+    ):
+        report[package] = _installed_version(package)
+    report["device"] = describe_device(picked)
+    report["precision"] = str(pick_precision("auto", picked)).removeprefix("torch.")
+    report["free disk"] = f"{shutil.disk_usage('.').free / 1e9:.1f} GB"
+    return report
+
+
+def _installed_version(package: str) -> str:
+    try:
+        installed = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        if package == "evalib":
+            return "not installed, used from its folder"
+        return f"missing: pip install {package}"
+    loaded = getattr(sys.modules.get(package), "__version__", installed)
+    # torch's local version (+cu128) is not part of its released one
+    if loaded.split("+")[0] != installed.split("+")[0]:
+        return f"{installed} installed, but {loaded} is loaded: restart the runtime, then run again"
+    return installed

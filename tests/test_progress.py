@@ -1,0 +1,26 @@
+"""Progress bars: shown where somebody watches."""
+
+import io
+import sys
+import types
+
+import pytest
+
+from evalib.progress import progress_bar
+
+
+@pytest.mark.parametrize(("progress", "shown"), [(True, True), (False, False), (None, False)])
+def test_a_log_file_gets_a_bar_only_if_asked(progress, shown):
+    text = io.StringIO()
+    with progress_bar(progress, total=3, desc="training", file=text) as bar:
+        bar.update(3)
+    assert ("training: 100%" in text.getvalue()) is shown
+
+
+def test_a_notebook_gets_one_by_itself(monkeypatch):
+    shell = types.SimpleNamespace(kernel=True)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    text = io.StringIO()
+    with progress_bar(None, total=2, file=text) as bar:
+        bar.update(2)
+    assert "100%" in text.getvalue()
