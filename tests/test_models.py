@@ -1,0 +1,126 @@
+"""Networks: counts by published figures and arithmetic, names of kuangliu's checkpoints, shapes, no side effects."""
+
+import pytest
+import torch
+from torch import nn
+
+from evalib.models import MODELS, build_model, resnet18, summary
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("resnet18", 11_173_962),
+        ("resnet34", 21_282_122),
+        ("resnet50", 23_520_842),
+        ("resnet101", 42_512_970),
+        ("resnet152", 58_156_618),
+    ],
+)
+def test_parameter_counts(name, parameters):
+    with torch.device("meta"):
+        model = MODELS[name]()
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def kuangliu_names(depths, convolutions):
+    """State-dict names of kuangliu/pytorch-cifar, spelled out independently of our modules."""
+
+    def batch_norm(prefix):
+        return [f"{prefix}.{part}" for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
+
+    names = ["conv1.weight", *batch_norm("bn1"), "linear.weight", "linear.bias"]
+    for stage, depth in enumerate(depths, start=1):
+        for block in range(depth):
+            prefix = f"layer{stage}.{block}"
+            for index in range(1, convolutions + 1):
+                names += [f"{prefix}.conv{index}.weight", *batch_norm(f"{prefix}.bn{index}")]
+            if block == 0 and (stage > 1 or convolutions == 3):
+                names += [f"{prefix}.shortcut.0.weight", *batch_norm(f"{prefix}.shortcut.1")]
+    return names
+
+
+@pytest.mark.parametrize(
+    ("name", "depths", "convolutions"),
+    [
+        ("resnet18", (2, 2, 2, 2), 2),
+        ("resnet34", (3, 4, 6, 3), 2),
+        ("resnet50", (3, 4, 6, 3), 3),
+        ("resnet101", (3, 4, 23, 3), 3),
+        ("resnet152", (3, 8, 36, 3), 3),
+    ],
+)
+def test_state_dict_has_the_names_of_pytorch_cifar(name, depths, convolutions):
+    with torch.device("meta"):
+        model = MODELS[name]()
+    assert sorted(model.state_dict()) == sorted(kuangliu_names(depths, convolutions))
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("resnet18", 40), ("resnet18", 64), ("resnet50", 32)])
+def test_logits_and_gradients(name, size):
+    model = build_model(name, 7, width=8, seed=0)
+    logits = model(torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    logits.square().sum().backward()
+    assert logits.shape == (2, 7)
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_logits_equal_torchvisions_resnet_with_the_same_stem():
+    """torchvision's blocks are an independent implementation; only stem and names differ."""
+    from torchvision.models import resnet18 as torchvision_resnet18
+
+    ours = build_model("resnet18", 10, seed=3).eval()
+    theirs = torchvision_resnet18(num_classes=10).eval()
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    renamed = {
+        name.replace("shortcut", "downsample").replace("linear", "fc"): value
+        for name, value in ours.state_dict().items()
+    }
+    theirs.load_state_dict(renamed, strict=True)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=1e-5)
+
+
+def test_output_is_logits_not_log_probabilities():
+    logits = build_model("resnet18", 10, width=8, seed=0).eval()(torch.zeros(1, 3, 32, 32))
+    assert logits.exp().sum().item() != pytest.approx(1.0, abs=1e-3)
+
+
+def test_too_small_images_are_refused():
+    with pytest.raises(ValueError, match=r"H and W at least 32: got \(1, 3, 28, 28\)"):
+        resnet18(width=8)(torch.zeros(1, 3, 28, 28))
+
+
+def test_the_seed_fixes_the_weights_and_touches_nothing_else():
+    state = torch.get_rng_state()
+    one, same, other = (build_model("resnet18", 10, width=8, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(one.conv1.weight, same.conv1.weight)
+    assert not torch.equal(one.conv1.weight, other.conv1.weight)
+
+
+def test_unknown_model_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"Unknown model 'resnet19'. Known: resnet18, .*resnet152"):
+        build_model("resnet19")
+
+
+def test_summary_changes_nothing_and_counts_right(tiny_model):
+    before = {name: value.clone() for name, value in tiny_model.state_dict().items()}
+    rng, modes = torch.get_rng_state(), [module.training for module in tiny_model.modules()]
+    found = summary(tiny_model)
+    expected = sum(parameter.numel() for parameter in tiny_model.parameters())
+    assert found.parameters == found.trainable == expected
+    assert f"Total params: {expected:,}" in str(found)
+    assert "wrong" not in found.table
+    assert all(torch.equal(value, before[name]) for name, value in tiny_model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert [module.training for module in tiny_model.modules()] == modes
+    assert not any(module._forward_hooks for module in tiny_model.modules())
+
+
+def test_summary_says_when_torchsummary_is_wrong():
+    shared = nn.Conv2d(3, 3, 1)
+    found = summary(nn.Sequential(shared, shared))
+    assert found.parameters == 12
+    assert "torchsummary's total is wrong here: 12 parameters" in found.table
