@@ -1,0 +1,149 @@
+"""What a dataset is to this library: classes, splits of uint8 images in memory, and the statistics to normalize by."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evalib.runtime import derived_seed
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# RGB mean and standard deviation of all 60,000 images on the scale [0, 1], as system B has them
+CIFAR10_MEAN = (0.4919, 0.4827, 0.4472)
+CIFAR10_STD = (0.2470, 0.2434, 0.2616)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images of one split, and their labels.
+
+    Attributes:
+        images: (N, 3, H, W) uint8.
+        labels: (N,) int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dim() != 4 or self.images.shape[1] != 3 or self.images.dtype != torch.uint8:
+            raise ValueError(
+                f"`images` must be (N, 3, H, W) uint8: got {tuple(self.images.shape)} {self.images.dtype}."
+            )
+        if self.labels.shape != (len(self.images),) or self.labels.dtype != torch.int64:
+            raise ValueError(
+                f"`labels` must be ({len(self.images)},) int64, one per image: "
+                f"got {tuple(self.labels.shape)} {self.labels.dtype}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, indices: Tensor) -> Split:
+        """The images at `indices` (M,) int64, in that order."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A dataset of small images in memory.
+
+    Attributes:
+        name: what the dataset is called.
+        classes: names of the classes; label i is class i.
+        train: training images.
+        test: test images.
+        mean: RGB mean on the scale [0, 1].
+        std: RGB standard deviation on the scale [0, 1].
+        val: validation images, split off the training images; never part of the test images.
+        source: in one line, where the images came from.
+
+    Raises:
+        ValueError: if a split is empty, a label lies outside the classes, or the splits differ in image size.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    val: Split | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name, split in self.splits().items():
+            if len(split) == 0:
+                raise ValueError(f"The {name} split of {self.name!r} has no image; it needs at least one.")
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= len(self.classes):
+                raise ValueError(
+                    f"Labels of the {name} split of {self.name!r} must lie in 0..{len(self.classes) - 1} "
+                    f"({len(self.classes)} classes): got {low}..{high}."
+                )
+            if split.images.shape[2:] != self.train.images.shape[2:]:
+                raise ValueError(
+                    f"All splits of {self.name!r} need one image size: train has {tuple(self.train.images.shape[2:])}, "
+                    f"{name} has {tuple(split.images.shape[2:])}."
+                )
+
+    def splits(self) -> dict[str, Split]:
+        """The splits that are there, by name: train, test and, if split off, val."""
+        found = {"train": self.train, "test": self.test}
+        return found if self.val is None else {**found, "val": self.val}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def image_size(self) -> int:
+        """Height of the images in pixels."""
+        return self.train.images.shape[2]
+
+    def split_validation(self, fraction: float, seed: int) -> ImageData:
+        """Move about `fraction` of the training images of each class into `val`; the test images stay untouched.
+
+        Args:
+            fraction: in (0, 1).
+            seed: the same seed moves the same images.
+
+        Raises:
+            ValueError: if there is a validation split already, or a class has too few images for both splits.
+        """
+        if self.val is not None:
+            raise ValueError(f"{self.name!r} has a validation split of {len(self.val)} images already.")
+        if not 0 < fraction < 1:
+            raise ValueError(f"`fraction` must lie in (0, 1): got {fraction}.")
+        generator = torch.Generator().manual_seed(derived_seed(seed, "validation"))
+        chosen = torch.zeros(len(self.train), dtype=torch.bool)
+        for label, name in enumerate(self.classes):
+            members = (self.train.labels == label).nonzero().flatten()
+            count = round(fraction * len(members))
+            if len(members) and not 0 < count < len(members):
+                raise ValueError(
+                    f"Class {name!r} has {len(members)} training images: too few to split off {fraction:.0%} of them."
+                )
+            chosen[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+        return dataclasses.replace(
+            self,
+            train=self.train.select((~chosen).nonzero().flatten()),
+            val=self.train.select(chosen.nonzero().flatten()),
+        )
+
+    def take(self, *, train: int | None = None, test: int | None = None) -> ImageData:
+        """A smaller dataset: the first images of each class, in all about `train` and `test` of them."""
+        smaller_train = self.train if train is None else _first_of_each_class(self.train, train, self.num_classes)
+        smaller_test = self.test if test is None else _first_of_each_class(self.test, test, self.num_classes)
+        source = f"{self.source}, of it {len(smaller_train):,} training and {len(smaller_test):,} test images"
+        return dataclasses.replace(self, train=smaller_train, test=smaller_test, source=source)
+
+
+def _first_of_each_class(split: Split, count: int, num_classes: int) -> Split:
+    each = max(1, count // num_classes)
+    kept = [(split.labels == label).nonzero().flatten()[:each] for label in range(num_classes)]
+    return split.select(torch.cat(kept).sort().values)

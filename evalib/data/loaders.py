@@ -1,0 +1,211 @@
+"""Loaders: iterate over `(images, labels)` on the device, images (B, 3, H, W) float32 normalized, labels (B,) int64.
+
+Two ways with one interface. `WorkerLoader` augments image by image with albumentations in worker processes;
+`ResidentLoader` keeps the uint8 images on the device and handles a whole batch with a few tensor operations. What
+either draws depends only on (seed, epoch, step).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from evalib.data.image_data import ImageData, Split
+from evalib.recipes import Recipe
+from evalib.runtime import derived_seed, pick_device
+from evalib.transforms import Channels, albumentations_pipeline, normalize
+
+Batch = tuple[Tensor, Tensor]
+RESIDENT_AUGMENTATIONS = ("none", "flip")
+
+
+class Loader(Protocol):
+    """What `fit` asks of a loader."""
+
+    num_images: int
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 1) whose order and augmentation the next iteration draws."""
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """(count,) int64: the order of the training images in an epoch."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, "order", epoch)))
+
+
+class ResidentLoader:
+    """Whole batches from uint8 images that live on the device.
+
+    Args:
+        split: images and labels.
+        mean: RGB mean on the scale [0, 1].
+        std: RGB standard deviation on the scale [0, 1].
+        batch_size: images per batch; the last one may be smaller.
+        augmentation: "none" or "flip" (left-right, half of the images).
+        seed: shuffles and augments by (seed, epoch); None keeps the order, for evaluation.
+        device: where images and labels are, and the batches will be.
+    """
+
+    def __init__(
+        self, split: Split, mean: Channels, std: Channels, *, batch_size: int, augmentation: str = "none",
+        seed: int | None = None, device: torch.device | None = None,
+    ) -> None:  # fmt: skip
+        if augmentation not in RESIDENT_AUGMENTATIONS:
+            raise ValueError(
+                f"`augmentation` of a resident loader must be one of {RESIDENT_AUGMENTATIONS}: got {augmentation!r}."
+            )
+        device = device or pick_device("cpu")
+        self.images, self.labels = split.images.to(device), split.labels.to(device)
+        self.mean, self.std, self.batch_size = mean, std, batch_size
+        self.augmentation, self.seed, self.epoch = augmentation, seed, 1
+        self.num_images = len(split)
+
+    def __len__(self) -> int:
+        return math.ceil(self.num_images / self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 1) that the next iteration draws."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.seed is None:
+            for images, labels in zip(
+                self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True
+            ):
+                yield normalize(images, self.mean, self.std), labels
+            return
+        order = epoch_order(self.num_images, self.seed, self.epoch).to(self.images.device)
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "augment", self.epoch))
+        flips = (torch.rand(self.num_images, generator=generator) < 0.5).to(self.images.device)
+        for indices, flip in zip(order.split(self.batch_size), flips.split(self.batch_size), strict=True):
+            images = self.images[indices]
+            if self.augmentation == "flip":
+                images = torch.where(flip[:, None, None, None], images.flip(3), images)
+            yield normalize(images, self.mean, self.std), self.labels[indices]
+
+
+class _AugmentedBatches(Dataset[Batch]):
+    """Batches by (epoch, step, indices): seeded by epoch and step, so that any worker draws the same for them."""
+
+    def __init__(self, data: ImageData, augmentation: str, seed: int) -> None:
+        # (N, H, W, 3), as albumentations takes images; shared with the workers, not copied, where processes fork
+        self.images = np.ascontiguousarray(data.train.images.permute(0, 2, 3, 1).numpy())
+        self.labels = data.train.labels
+        self.pipeline = albumentations_pipeline(augmentation, data.mean, data.std, data.image_size)
+        self.seed = seed
+
+    def __getitem__(self, batch: Any) -> Batch:
+        epoch, step, indices = batch
+        self.pipeline.set_random_seed(derived_seed(self.seed, "augment", epoch, step) % 2**32)
+        images = [self.pipeline(image=self.images[index])["image"] for index in indices.tolist()]
+        return torch.stack(images), self.labels[indices]
+
+
+class _EpochSampler(Sampler[tuple[int, int, Tensor]]):
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 1
+
+    def __len__(self) -> int:
+        return math.ceil(self.count / self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
+        for step, indices in enumerate(epoch_order(self.count, self.seed, self.epoch).split(self.batch_size)):
+            yield self.epoch, step, indices
+
+
+class WorkerLoader:
+    """Training batches augmented by an albumentations pipeline, in worker processes.
+
+    Args:
+        data: whose training images to load.
+        augmentation: name of the pipeline (`evalib.transforms.PIPELINES`).
+        batch_size: images per batch; the last one may be smaller.
+        seed: order and augmentation derive from (seed, epoch, step): the same with any number of workers.
+        workers: processes; 0 augments in this one. None takes the number of cores, at most 4.
+        device: where the batches will be.
+    """
+
+    def __init__(
+        self, data: ImageData, augmentation: str, *, batch_size: int, seed: int, workers: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:  # fmt: skip
+        self.device = device or pick_device("cpu")
+        workers = min(available_cores(), 4) if workers is None else workers
+        self.sampler = _EpochSampler(len(data.train), batch_size, seed)
+        self.num_images = len(data.train)
+        self.batches: DataLoader[Batch] = DataLoader(
+            _AugmentedBatches(data, augmentation, seed),
+            sampler=self.sampler,
+            batch_size=None,  # the sampler's items are whole batches
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=_one_thread,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator().manual_seed(seed),  # else it draws from the global random numbers
+        )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 1) that the next iteration draws."""
+        self.sampler.epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        for images, labels in self.batches:
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+
+def _one_thread(worker: int) -> None:
+    """OpenCV would start a thread per core in every worker."""
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def train_loader(
+    data: ImageData, recipe: Recipe, *, workers: int | None = None, device: torch.device | None = None
+) -> Loader:
+    """The recipe's training loader: resident where its augmentation is tensor operations, else with workers."""
+    if recipe.augmentation in RESIDENT_AUGMENTATIONS:
+        return ResidentLoader(
+            data.train, data.mean, data.std, batch_size=recipe.batch_size, augmentation=recipe.augmentation,
+            seed=recipe.seed, device=device,
+        )  # fmt: skip
+    return WorkerLoader(
+        data,
+        recipe.augmentation,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        workers=workers,
+        device=device,
+    )
+
+
+def eval_loader(
+    data: ImageData, split: str = "test", *, batch_size: int = 500, device: torch.device | None = None
+) -> ResidentLoader:
+    """The images of a split in dataset order, normalized, without augmentation.
+
+    Raises:
+        ValueError: if the data has no such split.
+    """
+    if split not in data.splits():
+        raise ValueError(f"{data.name!r} has no split {split!r}. It has: {', '.join(data.splits())}.")
+    return ResidentLoader(data.splits()[split], data.mean, data.std, batch_size=batch_size, device=device)
