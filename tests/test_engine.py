@@ -1,0 +1,286 @@
+"""The loops: exact losses, reproducible and resumable runs, clear refusals, nothing lost on Ctrl-C."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from evalib.data.image_data import ImageData, Split
+from evalib.data.loaders import eval_loader
+from evalib.engine import evaluate, fit, train_one_epoch
+from evalib.execution import SingleDevice
+from evalib.history import History
+from evalib.models import build_model
+from evalib.recipes import Recipe
+
+CPU = {"device": "cpu", "workers": 0, "progress": False}
+
+
+def recipe(**changes):
+    settings = {"name": "tiny", "width": 8, "epochs": 2, "batch_size": 8, "lr": 0.05, "precision": "float32"}
+    return Recipe(**(settings | changes))
+
+
+def tiny(seed=1):
+    return build_model("resnet18", 3, width=8, seed=seed)
+
+
+def same_weights(one, two):
+    other = two.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in one.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def ten_thousand():
+    """10,000 images of 8 x 8 pixels and a linear network, so that the truth is one matrix product."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (10_000, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    split = Split(images, torch.randint(0, 10, (10_000,), generator=generator))
+    data = ImageData("many", tuple("abcdefghij"), split, split, (0.5,) * 3, (0.25,) * 3)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(10, 192, generator=generator) / 5)
+    return data, model
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 10_000])
+def test_the_loss_is_the_cross_entropy_over_all_images(ten_thousand, batch_size):
+    data, model = ten_thousand
+    images = (data.test.images.double() / 255 - 0.5) / 0.25
+    logits = images.flatten(1) @ model[1].weight.detach().double().T + model[1].bias.detach().double()
+    expected = (logits.logsumexp(1) - logits[torch.arange(10_000), data.test.labels]).mean().item()
+    found = evaluate(model, eval_loader(data, batch_size=batch_size))
+    assert found.loss == pytest.approx(expected, abs=1e-5)
+    assert found.accuracy == pytest.approx((logits.argmax(1) == data.test.labels).double().mean().item(), abs=1e-12)
+    assert found.logits.shape == (10_000, 10)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 10_000])
+def test_the_training_loss_is_weighted_by_images_too(ten_thousand, batch_size):
+    data, model = ten_thousand
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    found = train_one_epoch(model, eval_loader(data, batch_size=batch_size), still)
+    expected = evaluate(model, eval_loader(data))
+    assert found.loss == pytest.approx(expected.loss, abs=1e-5)
+    assert found.accuracy == pytest.approx(expected.accuracy, abs=1e-12)
+    assert found.images == 10_000
+
+
+def test_evaluation_twice_is_the_same_and_leaves_the_model_alone(tiny_data):
+    model = tiny().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    one, two = (evaluate(model, eval_loader(tiny_data)) for _ in range(2))
+    assert torch.equal(one.logits, two.logits)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    torch.testing.assert_close(one.probabilities.sum(1), torch.ones(12))
+    assert torch.equal(one.predictions, one.logits.argmax(1))
+    one.logits.requires_grad_(True).sum().backward()  # an ordinary tensor, not one of inference mode
+
+
+def test_empty_loaders_are_refused(tiny_model):
+    optimizer = torch.optim.SGD(tiny_model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="`loader` gave no batch; training needs at least one"):
+        train_one_epoch(tiny_model, [], optimizer)
+    with pytest.raises(ValueError, match="`loader` gave no batch; evaluation needs at least one"):
+        evaluate(tiny_model, [])
+
+
+def test_an_epoch_of_training_equals_a_loop_by_hand(tiny_data):
+    batches = [(images.double(), labels) for images, labels in eval_loader(tiny_data, "train", batch_size=8)]
+    ours, by_hand = tiny().double(), tiny().double().train()
+    train_one_epoch(ours, batches, torch.optim.SGD(ours.parameters(), lr=0.1, momentum=0.9), penalties=(0, 0.01))
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for images, labels in batches:
+        optimizer.zero_grad()
+        F.cross_entropy(by_hand(images), labels).backward()
+        optimizer.step()
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, by_hand.state_dict()[name], atol=1e-6, rtol=1e-5)
+
+
+def test_training_waits_for_the_host_only_once(tiny_data, monkeypatch):
+    """What would make a GPU wait: reading a tensor's value. Once for the totals of the epoch is all."""
+    calls = []
+    for name in ("item", "tolist", "__bool__", "__float__"):
+        real = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda self, real=real, name=name: (calls.append(name), real(self))[1])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
+    batches = list(eval_loader(tiny_data, "train", batch_size=4))
+    train_one_epoch(model, batches, torch.optim.SGD(model.parameters(), lr=0.01, foreach=False))
+    assert len(batches) == 6
+    assert calls == ["tolist"]
+
+
+def test_the_training_mode_is_put_back_also_after_an_exception(tiny_data):
+    model = tiny().eval()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def batches():
+        yield from itertools.islice(eval_loader(tiny_data, batch_size=4), 1)
+        assert all(module.training for module in model.modules())
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        train_one_epoch(model, batches(), optimizer)
+    assert not any(module.training for module in model.modules())
+
+
+def test_it_learns(tiny_data):
+    """Three classes of clearly different brightness: any working loop gets them all right."""
+    brightness = torch.tensor([20, 120, 220], dtype=torch.uint8)
+    splits = [
+        Split(brightness[part.labels][:, None, None, None].expand(-1, 3, 32, 32).contiguous(), part.labels)
+        for part in (tiny_data.train, tiny_data.test)
+    ]
+    data = ImageData("bright", tiny_data.classes, *splits, tiny_data.mean, tiny_data.std)
+    for optimizer, lr in (("sgd", 0.05), ("adam", 0.01), ("adamw", 0.01)):
+        history = fit(tiny(), data, recipe(epochs=12, optimizer=optimizer, lr=lr, augmentation="flip"), **CPU)
+        assert history.epochs[-1].test_accuracy == 1.0
+        assert history.epochs[-1].train_loss < history.epochs[0].train_loss
+
+
+@pytest.mark.parametrize("augmentation", ["flip", "eva6"])
+def test_the_same_seed_gives_the_same_run_and_another_does_not(tiny_data, augmentation):
+    runs = []
+    for seed in (1, 1, 2):
+        model = tiny()
+        history = fit(model, tiny_data, recipe(seed=seed, augmentation=augmentation), **CPU)
+        runs.append((model, history.column("train_loss")))
+    assert runs[0][1] == runs[1][1]
+    assert same_weights(runs[0][0], runs[1][0])
+    assert runs[0][1] != runs[2][1]
+
+
+def test_a_run_leaves_the_global_random_numbers_alone(tiny_data):
+    state = torch.get_rng_state()
+    fit(tiny(), tiny_data, recipe(epochs=1, augmentation="eva6"), **CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_history_and_run_directory(tiny_data, tmp_path):
+    seen = []
+    history = fit(tiny(), tiny_data, recipe(), run_dir=tmp_path, on_epoch=lambda h: seen.append(len(h.epochs)), **CPU)
+    assert seen == [1, 2]
+    assert [record.epoch for record in history.epochs] == [1, 2]
+    assert all(record.seconds > 0 and record.images_per_second > 0 for record in history.epochs)
+    assert History.load(tmp_path / "history.json") == history
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.json", "last.pt", "recipe.json"]
+
+
+def test_the_last_record_is_the_evaluation_of_the_returned_model(tiny_data):
+    model = tiny()
+    history = fit(model, tiny_data, recipe(), **CPU)
+    found = evaluate(model, eval_loader(tiny_data))
+    assert history.epochs[-1].test_loss == pytest.approx(found.loss, abs=1e-6)
+    assert history.epochs[-1].test_accuracy == found.accuracy
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step", "one_cycle", "cosine"])
+def test_a_stopped_run_continues_to_the_same_end(tiny_data, tmp_path, schedule):
+    settings = recipe(epochs=4, schedule=schedule, augmentation="flip", momentum=0.9)
+    whole = tiny()
+    expected = fit(whole, tiny_data, settings, **CPU)
+
+    def stop(history):
+        if len(history.epochs) == 2:
+            raise KeyboardInterrupt
+
+    first = fit(tiny(), tiny_data, settings, run_dir=tmp_path, on_epoch=stop, **CPU)
+    assert first.interrupted
+    assert len(first.epochs) == 2
+    resumed = tiny(seed=77)  # its own weights do not matter
+    history = fit(resumed, tiny_data, settings, run_dir=tmp_path, **CPU)
+    assert not history.interrupted
+    for name in ("epoch", "train_loss", "test_loss", "test_accuracy", "lr"):
+        assert history.column(name) == expected.column(name)
+    assert same_weights(resumed, whole)
+
+
+def test_ctrl_c_within_an_epoch_keeps_history_and_checkpoint(tiny_data, tmp_path, monkeypatch):
+    real_step, steps = SingleDevice.step, []
+
+    def step(self, loss, optimizer):
+        steps.append(1)
+        if len(steps) == 5:  # 3 steps an epoch: the second step of the second
+            raise KeyboardInterrupt
+        return real_step(self, loss, optimizer)
+
+    monkeypatch.setattr(SingleDevice, "step", step)
+    model = tiny().eval()
+    history = fit(model, tiny_data, recipe(), run_dir=tmp_path, **CPU)
+    assert history.interrupted
+    assert len(history.epochs) == 1
+    assert len(History.load(tmp_path / "history.json").epochs) == 1
+    assert not any(module.training for module in model.modules())
+    monkeypatch.undo()
+    assert len(fit(tiny(), tiny_data, recipe(), run_dir=tmp_path, **CPU).epochs) == 2
+
+
+def test_a_finished_run_is_returned_not_trained_again(tiny_data, tmp_path):
+    model = tiny()
+    first = fit(model, tiny_data, recipe(), run_dir=tmp_path, **CPU)
+    again = tiny(seed=5)
+    assert fit(again, tiny_data, recipe(), run_dir=tmp_path, **CPU) == first
+    assert same_weights(again, model)
+
+
+def test_validation_images_are_split_off_the_training_images(tiny_data):
+    history = fit(tiny(), tiny_data, recipe(val_fraction=0.25), **CPU)
+    assert all(record.val_loss > 0 and 0 <= record.val_accuracy <= 1 for record in history.epochs)
+    assert fit(tiny(), tiny_data, recipe(epochs=1), **CPU).epochs[0].val_loss is None
+
+
+def test_a_single_image_with_batch_norm_is_refused(tiny_data):
+    with pytest.raises(ValueError, match="`batch_size` 1 makes a batch of a single image"):
+        fit(tiny(), tiny_data, recipe(batch_size=1), **CPU)
+    with pytest.raises(ValueError, match="`batch_size` 23 makes a batch of a single image out of 24"):
+        fit(tiny(), tiny_data, recipe(batch_size=23), **CPU)
+    optimizer = torch.optim.SGD(tiny().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="BatchNorm has no statistics of one image"):
+        train_one_epoch(tiny(), eval_loader(tiny_data, batch_size=1), optimizer)
+
+
+def test_a_directory_that_cannot_be_written_fails_before_the_first_epoch(tiny_data, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(SingleDevice, "step", lambda *arguments: pytest.fail("trained before the check"))
+    with pytest.raises(OSError, match="Cannot write to .*Choose another folder"):
+        fit(tiny(), tiny_data, recipe(), run_dir=tmp_path / "file" / "run", **CPU)
+
+
+def test_another_recipe_is_refused(tiny_data, tmp_path):
+    fit(tiny(), tiny_data, recipe(), run_dir=tmp_path, **CPU)
+    with pytest.raises(ValueError, match="holds another run .*lr: 0.05 there, 0.1 now"):
+        fit(tiny(), tiny_data, recipe(lr=0.1), run_dir=tmp_path, **CPU)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tiny_data, tmp_path):
+    fit(tiny(), tiny_data, recipe(epochs=1), run_dir=tmp_path, **CPU)
+    kept = (tmp_path / "last.pt").read_bytes()
+    broken = tiny()
+    broken.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    with pytest.raises(FloatingPointError, match="training loss became nan. Lower the learning rate"):
+        fit(broken, tiny_data, recipe(epochs=2), run_dir=tmp_path, **CPU)
+    assert (tmp_path / "last.pt").read_bytes() == kept
+
+
+def test_label_smoothing_trains_on_it_but_reports_plain_cross_entropy(ten_thousand):
+    data, model = ten_thousand
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    smoothed = nn.CrossEntropyLoss(label_smoothing=0.3)
+    found = train_one_epoch(model, eval_loader(data), still, loss_fn=smoothed)
+    assert found.loss == pytest.approx(evaluate(model, eval_loader(data)).loss, abs=1e-5)
+
+
+def test_bfloat16_trains_too(tiny_data):
+    history = fit(tiny(), tiny_data, recipe(epochs=1, precision="bfloat16"), **CPU)
+    assert 0 < history.epochs[0].train_loss < 10
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_float16_with_a_scaler_trains_on_cuda(tiny_data):
+    history = fit(tiny(), tiny_data, recipe(precision="float16"), device="cuda", workers=0, progress=False)
+    assert 0 < history.epochs[-1].train_loss < 10
