@@ -1,0 +1,174 @@
+"""The command line, in this process on a cut of the sample, and what it says to wrong words."""
+
+import shutil
+
+import pytest
+import torch
+
+import evalib.cli
+from evalib.checkpoint import load_checkpoint
+from evalib.cli import main
+from evalib.data import sample
+from evalib.history import History
+from evalib.models import resnet18
+from evalib.recipes import recipes
+
+
+@pytest.fixture(scope="module")
+def small():
+    return sample().take(train=60, test=40)
+
+
+@pytest.fixture(autouse=True)
+def small_and_fast(monkeypatch, small):
+    """The commands as they are, on few images and a narrow network."""
+    monkeypatch.setattr(evalib.cli, "_load_data", lambda dataset, data_dir: small)
+    for name in ("demo", "eva6"):
+        changed = recipes[name].replace(width=8, epochs=2, batch_size=20, precision="float32")
+        monkeypatch.setitem(evalib.cli.recipes, name, changed)
+
+
+@pytest.fixture(scope="module")
+def trained(small, tmp_path_factory):
+    """A run directory made by `evalib demo`."""
+    run = tmp_path_factory.mktemp("runs") / "demo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evalib.cli, "_load_data", lambda dataset, data_dir: small)
+        patch.setitem(evalib.cli.recipes, "demo", recipes["demo"].replace(width=8, epochs=2, precision="float32"))
+        assert main(["demo", "--run-dir", str(run), "--device", "cpu"]) == 0
+    return run
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_demo_writes_everything_and_says_where(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["demo", "--run-dir", str(run), "--seed", "3", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    names = {path.name for path in run.iterdir()}
+    assert {"recipe.json", "history.json", "last.pt", "curves.png", "mistakes.png", "cam.png"} <= names
+    for name in ("curves.png", "mistakes.png", "cam.png"):
+        assert str(run / name) in said
+    history = History.load(run / "history.json")
+    assert f"test accuracy {history.epochs[-1].test_accuracy:.2%} on 40 images" in said
+    assert "seed 3" in said
+    assert load_checkpoint(run / "last.pt").recipe.seed == 3
+
+
+def test_train_continues_a_run_and_times_the_bare_step(tmp_path, capsys):
+    command = ["train", "cifar10", "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--bare-step"]
+    assert main([*command, "--epochs", "1"]) == 0
+    assert "ratio" in capsys.readouterr().out
+    assert main([*command, "--epochs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "continues after its last finished epoch" in said
+    assert "epoch  2/2" in said
+    assert "epoch  1/2" not in said
+
+
+def test_eval_repeats_the_figure_of_the_run(run, capsys):
+    expected = History.load(run / "history.json").epochs[-1].test_accuracy
+    assert main(["eval", str(run), "--device", "cpu"]) == 0
+    assert f"test accuracy {expected:.2%} on 40 images" in capsys.readouterr().out
+    assert main(["eval", "--checkpoint", str(run / "last.pt"), "--device", "cpu"]) == 0
+    assert f"test accuracy {expected:.2%} on 40 images" in capsys.readouterr().out
+
+
+def test_eval_of_weights_of_another_project(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("evalib.models.MODELS", {"resnet18": lambda n, width: resnet18(n, width=8)})
+    model = resnet18(width=8)
+    torch.save({"net": {f"module.{k}": v for k, v in model.state_dict().items()}, "acc": 1}, tmp_path / "ckpt.pth")
+    assert main(["eval", "--checkpoint", str(tmp_path / "ckpt.pth"), "--device", "cpu"]) == 0
+    assert "foreign weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("which", [[], ["--count", "2"], ["--index", "3", "0"]])
+def test_cam(run, capsys, which):
+    (run / "cam.png").unlink()
+    assert main(["cam", str(run), *which, "--device", "cpu"]) == 0
+    assert (run / "cam.png").stat().st_size > 1000
+    assert str(run / "cam.png") in capsys.readouterr().out
+
+
+def test_cam_of_an_image_file(run, tmp_path, capsys):
+    output = tmp_path / "out" / "why.png"
+    assert main(["cam", str(run), "--image", str(run / "samples.png"), "--output", str(output), "--device", "cpu"]) == 0
+    assert output.stat().st_size > 1000
+    shares = [float(line.split("%")[0]) for line in capsys.readouterr().out.splitlines() if "%" in line]
+    assert len(shares) == 10
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=1)
+
+
+def test_doctor(capsys):
+    assert main(["doctor", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"torch          {torch.__version__.split('+')[0]}" in said
+    assert "precision" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "cifar10", "--recipe", "eva7"], "invalid choice: 'eva7'"),
+        (["train", "cifar100"], "invalid choice: 'cifar100'"),
+        (["paint"], "invalid choice: 'paint'"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_wrong_words_list_the_right_ones(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    if arguments:
+        assert {"eva7": "demo", "cifar100": "sample", "paint": "doctor"}[arguments[-1]] in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval"], "Name either a run directory or --checkpoint FILE"),
+        (["eval", "nowhere"], "nowhere is no run directory"),
+        (["cam", "--checkpoint", "none.pt"], "There is no checkpoint none.pt"),
+        (["demo", "--epochs", "0"], "`epochs` must be at least 1: got 0"),
+        (["demo", "--device", "tpu9"], "Device 'tpu9' is not available here"),
+    ],
+)
+def test_errors_are_one_message_not_a_traceback(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_an_unwritable_run_directory_fails_before_training(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("evalib.engine.fit", lambda *a, **k: pytest.fail("trained before the check"))
+    assert main(["demo", "--run-dir", str(tmp_path / "file" / "run")]) == 1
+    assert "Cannot write to" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    real = evalib.cli._EpochLines.__call__
+
+    def stop(self, history):
+        real(self, history)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evalib.cli._EpochLines, "__call__", stop)
+    assert main(["demo", "--run-dir", str(tmp_path / "run"), "--device", "cpu"]) == 130
+    assert "Stopped after epoch 1 of 2. The same command continues" in capsys.readouterr().out
+    assert (tmp_path / "run" / "last.pt").exists()
+
+
+def test_tracebacks_on_request(monkeypatch):
+    monkeypatch.setenv("EVALIB_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="Name either"):
+        main(["eval"])
