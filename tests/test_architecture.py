@@ -1,0 +1,190 @@
+"""The shape of the package, read from its syntax trees: nothing is imported here."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "evalib"
+
+# A module imports only from modules that stand in an earlier row; the rows of one level are its inner order.
+ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (0, ("progress",)),
+    (0, ("metrics", "runtime", "models", "recipes", "download")),
+    (1, ("transforms", "checkpoint", "cam", "history")),
+    (2, ("data.image_data",)),
+    (2, ("data.folder",)),
+    (2, ("data.sample", "data.cifar10")),
+    (2, ("data",)),
+    (2, ("data.loaders",)),
+    (2, ("optim", "execution", "rundir")),
+    (2, ("evaluation",)),
+    (2, ("engine",)),
+    (3, ("mistakes", "faithfulness")),
+    (3, ("plots",)),
+    (4, ("report",)),
+    (4, ("cli",)),
+    (4, ("__main__",)),
+)
+ROW = {module: row for row, (_, modules) in enumerate(ROWS) for module in modules}
+HEAVY = {"albumentations", "pytorch_grad_cam", "sklearn", "matplotlib", "IPython", "torchsummary", "cv2"}
+
+
+def module_name(path: Path) -> str:
+    """`data.folder` for evalib/data/folder.py, `data` for its __init__.py, "" for evalib/__init__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text("utf-8"), str(path)) for name, path in MODULES.items()}
+every_module = pytest.mark.parametrize("module", [name or "evalib" for name in MODULES])
+
+
+def tree_of(module: str) -> ast.Module:
+    return TREES["" if module == "evalib" else module]
+
+
+def evalib_imports(module: str) -> set[str]:
+    """Modules of evalib that a module imports anywhere, also inside functions and for type checking."""
+    found: set[str] = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}, line {node.lineno}: a relative import; write `from evalib...`"
+            base = node.module or ""
+            if base == "evalib" or base.startswith("evalib."):
+                prefix = base.removeprefix("evalib").removeprefix(".")
+                for alias in node.names:
+                    submodule = f"{prefix}.{alias.name}".removeprefix(".")
+                    # evalib.data.cifar10 is a module, but its name imported from evalib.data is the function.
+                    is_function = prefix == "data" and alias.name in ("cifar10", "sample")
+                    found.add(submodule if submodule in MODULES and not is_function else prefix)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("evalib.") for alias in node.names if alias.name.startswith("evalib.")}
+    return found - {""}
+
+
+def run_at_import(nodes: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run at an import: not those inside functions or under `if TYPE_CHECKING:`."""
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            yield from run_at_import(node.orelse)
+            continue
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers"):
+            for child in getattr(node, field, []):
+                yield from run_at_import(child.body if isinstance(child, ast.ExceptHandler) else [child])
+
+
+def height(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def public_definitions(module: str) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+    """Public functions and classes of a module and public methods of its public classes."""
+    for node in TREES[module].body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, node
+            for method in node.body if isinstance(node, ast.ClassDef) else []:
+                if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                    yield f"{node.name}.{method.name}", method
+
+
+def test_every_module_has_a_place():
+    strangers = set(MODULES) - set(ROW) - {""}
+    assert not strangers, f"Give these modules a row in ROWS, or another home: {sorted(strangers)}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name])
+def test_imports_go_down_only(module):
+    wrong = [name for name in evalib_imports(module) if ROW[name] >= ROW[module]]
+    assert not wrong, f"evalib.{module} imports {sorted(wrong)}, which do not stand below it"
+
+
+def test_the_package_itself_imports_nothing():
+    imports = [node for node in ast.walk(TREES[""]) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert imports == []
+
+
+def test_no_cycles():
+    order = TopologicalSorter({module: evalib_imports(module) for module in MODULES})
+    assert set(order.static_order()) >= set(MODULES)  # raises CycleError, which names the cycle
+
+
+def test_the_check_of_imports_sees_every_form(monkeypatch):
+    """The checks above rest on `evalib_imports`: shown here on a text whose answer is known."""
+    text = (
+        "import evalib.cam\nfrom evalib import metrics, __version__\n"
+        "from evalib.data import cifar10, folder\n"
+        "def f():\n    from evalib.runtime import eval_mode\n"
+    )
+    names = ("cam", "metrics", "data", "data.cifar10", "data.folder", "runtime")
+    monkeypatch.setitem(globals(), "MODULES", dict.fromkeys(names, PACKAGE))
+    monkeypatch.setitem(globals(), "TREES", {"x": ast.parse(text)})
+    assert evalib_imports("x") == {"cam", "metrics", "data", "data.folder", "runtime"}
+
+
+@every_module
+def test_heavy_packages_are_imported_where_they_are_used(module):
+    for node in run_at_import(tree_of(module).body):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        heavy = {name.partition(".")[0] for name in names} & HEAVY
+        assert not heavy, f"line {node.lineno}: import {heavy} inside the function that uses it"
+
+
+@every_module
+def test_prints_only_in_the_command_line(module):
+    calls = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)]
+    lines = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+    assert module == "cli" or not lines, f"print() in lines {lines}: return the result instead"
+
+
+@every_module
+def test_docstrings(module):
+    assert ast.get_docstring(tree_of(module)), "the module needs a docstring"
+    if module != "evalib":
+        bare = [name for name, node in public_definitions(module) if not ast.get_docstring(node)]
+        # The shapes in `forward` stand in its comments; what it computes stands in the class.
+        assert [name for name in bare if not name.endswith(".forward")] == []
+
+
+@every_module
+def test_sizes(module):
+    """Modules of at most 300 lines, functions of at most 40 lines beside their docstring and 8 parameters."""
+    text = MODULES["" if module == "evalib" else module].read_text("utf-8")
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.FunctionDef):
+            described = ast.get_docstring(node) is not None
+            lines = height(node) - (height(node.body[0]) if described else 0)
+            arguments = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            count = len([a for a in arguments if a.arg not in ("self", "cls")])
+            assert lines <= 40, f"{node.name}: {lines} lines"
+            assert count <= 8, f"{node.name}: {count} parameters"
+
+
+def test_no_drawer_for_odds_and_ends():
+    drawers = {"utils", "util", "helpers", "misc", "common"}
+    assert not [path for path in PACKAGE.rglob("*") if path.stem in drawers]
+
+
+def test_no_unsafe_load():
+    unsafe = "weights_only" + "=False"
+    files = [*PACKAGE.rglob("*.py"), *(ROOT / "notebooks").glob("*.ipynb"), ROOT / "README.md"]
+    for file in filter(Path.is_file, files):
+        assert unsafe not in file.read_text("utf-8").replace(" ", ""), file
+
+
+def test_the_package_docstring_maps_every_module():
+    text = ast.get_docstring(TREES[""]) or ""
+    mapped = {word.removeprefix("evalib.") for word in text.split() if word.startswith("evalib.")}
+    existing = {name.partition(".")[0] for name in MODULES} - {"", "__main__"}
+    assert mapped == existing
