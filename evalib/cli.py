@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_cam(parser: argparse.ArgumentParser) -> None:
     _add_trained(parser)
     which = parser.add_mutually_exclusive_group()
-    count_help = "the first N misclassified test images (default: %(default)s)"
+    count_help = "the N misclassified test images that the network is surest of (default: %(default)s)"
     which.add_argument("--count", type=int, default=10, metavar="N", help=count_help)
     which.add_argument("--index", type=int, nargs="+", metavar="I", help="test images by their index, from 0")
     which.add_argument("--image", metavar="FILE", help="an image file, resized to the network's input")
@@ -264,7 +264,8 @@ def _cam(arguments: argparse.Namespace) -> int:
     else:
         from evalib.mistakes import find_mistakes
 
-        figure = explain_mistakes(model, data, find_mistakes(_evaluate(model, data, execution)).head(arguments.count))
+        mistakes = find_mistakes(_evaluate(model, data, execution)).by_confidence()
+        figure = explain_mistakes(model, data, mistakes.head(arguments.count))
     print(plots.save_figure(figure, Path(arguments.output or folder / "cam.png")))
     return 0
 

@@ -124,7 +124,7 @@ def write_figures(
         data: its data.
         evaluation: of the network over the test images.
         history: for the curves; without it, or without an epoch in it, there are none.
-        count: misclassified images in the gallery and in the Grad-CAM figure.
+        count: misclassified images in the gallery and in the Grad-CAM figure, those that the network is surest of.
 
     Returns:
         The files by name: samples, confusion and, where there is something to show, curves, mistakes, cam.
@@ -136,7 +136,7 @@ def write_figures(
     }
     if history is not None and history.epochs:
         figures["curves"] = plots.plot_history(history)
-    mistakes = find_mistakes(evaluation)
+    mistakes = find_mistakes(evaluation).by_confidence()  # in dataset order a folder's first ones are all of one class
     if len(mistakes):
         figures["mistakes"] = plots.plot_mistakes(data, mistakes.head(count))
         figures["cam"] = explain_mistakes(model, data, mistakes.head(count))
