@@ -39,7 +39,7 @@ class Recipe:
         batch_size: images per optimizer step.
         optimizer: "sgd", "adam" or "adamw".
         lr: learning rate; the peak of a one-cycle schedule.
-        momentum: of SGD; also beta1 of Adam and AdamW is left at 0.9.
+        momentum: of SGD; Adam and AdamW keep their usual betas.
         nesterov: Nesterov's form of SGD's momentum.
         weight_decay: the optimizer's own weight decay, on all parameters.
         schedule: "constant", "step" (times `gamma` every `step_epochs` epochs), "one_cycle" (per step, up over

@@ -188,7 +188,7 @@ def doctor(device: str | torch.device | None = None) -> dict[str, str]:
     Packages that are missing or that need a restart (installed after Python had loaded another version) say so.
     """
     picked = pick_device(device)
-    report = {"python": platform.python_version(), "platform": platform.platform()}
+    report = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for package in (
         "evalib",
         "torch",
