@@ -150,7 +150,7 @@ class WorkerLoader:
             batch_size=None,  # the sampler's items are whole batches
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_stand_back,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(seed),  # else it draws from the global random numbers
         )
@@ -167,11 +167,13 @@ class WorkerLoader:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
-def _one_thread(worker: int) -> None:
-    """OpenCV would start a thread per core in every worker."""
+def _stand_back(worker: int) -> None:
+    """Leave the cores to the training step: it waits for its slowest thread, a worker has batches to spare."""
     import cv2
 
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # else a thread per core in every worker
+    if hasattr(os, "nice"):
+        os.nice(10)
 
 
 def available_cores() -> int:
