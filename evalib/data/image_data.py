@@ -136,14 +136,21 @@ class ImageData:
         )
 
     def take(self, *, train: int | None = None, test: int | None = None) -> ImageData:
-        """A smaller dataset: the first images of each class, in all about `train` and `test` of them."""
-        smaller_train = self.train if train is None else _first_of_each_class(self.train, train, self.num_classes)
-        smaller_test = self.test if test is None else _first_of_each_class(self.test, test, self.num_classes)
+        """A smaller dataset: the first images of each class, in all about `train` and `test` of them.
+
+        A number that the split does not exceed leaves the split as it is.
+        """
+        smaller_train = _first_of_each_class(self.train, train, self.num_classes)
+        smaller_test = _first_of_each_class(self.test, test, self.num_classes)
+        if smaller_train is self.train and smaller_test is self.test:
+            return self
         source = f"{self.source}, of it {len(smaller_train):,} training and {len(smaller_test):,} test images"
         return dataclasses.replace(self, train=smaller_train, test=smaller_test, source=source)
 
 
-def _first_of_each_class(split: Split, count: int, num_classes: int) -> Split:
+def _first_of_each_class(split: Split, count: int | None, num_classes: int) -> Split:
+    if count is None or count >= len(split):
+        return split
     each = max(1, count // num_classes)
     kept = [(split.labels == label).nonzero().flatten()[:each] for label in range(num_classes)]
     return split.select(torch.cat(kept).sort().values)
