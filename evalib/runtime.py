@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import random
 import shutil
 import sys
 from collections.abc import Iterator
@@ -28,19 +27,6 @@ def derived_seed(seed: int, *purpose: int | str) -> int:
     """
     text = ":".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed Python's and torch's global random numbers inside the block; both are put back after it."""
-    python_state = random.getstate()
-    with torch.random.fork_rng():
-        random.seed(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
 
 
 @contextmanager

@@ -29,8 +29,6 @@ RESIDENT_AUGMENTATIONS = ("none", "flip")
 class Loader(Protocol):
     """What `fit` asks of a loader."""
 
-    num_images: int
-
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Batch]: ...
@@ -143,7 +141,6 @@ class WorkerLoader:
         self.device = device or pick_device("cpu")
         workers = min(available_cores(), 4) if workers is None else workers
         self.sampler = _EpochSampler(len(data.train), batch_size, seed)
-        self.num_images = len(data.train)
         self.batches: DataLoader[Batch] = DataLoader(
             _AugmentedBatches(data, augmentation, seed),
             sampler=self.sampler,
