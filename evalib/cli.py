@@ -119,6 +119,7 @@ def _load_data(dataset: str, data_dir: str | None) -> ImageData:
 def _train(arguments: argparse.Namespace) -> int:
     from evalib.engine import fit
     from evalib.models import build_model
+    from evalib.rundir import CHECKPOINT_NAME
     from evalib.runtime import check_writable, describe_device, keep_freed_memory
 
     changes = {name: getattr(arguments, name) for name in ("epochs", "seed") if getattr(arguments, name) is not None}
@@ -136,7 +137,7 @@ def _train(arguments: argparse.Namespace) -> int:
         f"run directory {run_dir}",
         flush=True,
     )
-    if (run_dir / "last.pt").exists():
+    if (run_dir / CHECKPOINT_NAME).exists():
         print("It holds a checkpoint: the run continues after its last finished epoch.")
     report = _EpochLines(model, recipe, execution, data.image_size if arguments.bare_step else None)
     settings = {"device": arguments.device, "workers": arguments.workers, "on_epoch": report}
@@ -218,13 +219,14 @@ def _trained(arguments: argparse.Namespace) -> tuple[nn.Module, ImageData, Singl
     """The network, data, device, folder and checkpoint that `eval` and `cam` name."""
     from evalib.checkpoint import is_checkpoint, load_model, load_weights
     from evalib.models import build_model
+    from evalib.rundir import CHECKPOINT_NAME
 
     if (arguments.run_dir is None) == (arguments.checkpoint is None):
         raise ValueError("Name either a run directory or --checkpoint FILE.")
-    path = Path(arguments.checkpoint or Path(arguments.run_dir) / "last.pt")
+    path = Path(arguments.checkpoint or Path(arguments.run_dir) / CHECKPOINT_NAME)
     if arguments.run_dir and not path.exists():
         raise FileNotFoundError(
-            f"{arguments.run_dir} is no run directory: it has no last.pt. `evalib train` makes one."
+            f"{arguments.run_dir} is no run directory: it has no {CHECKPOINT_NAME}. `evalib train` makes one."
         )
     checkpoint: Checkpoint | None = None
     model: nn.Module

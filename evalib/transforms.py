@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from evalib.recipes import check_name
+from evalib.recipes import AUGMENTATIONS, check_name
 
 if TYPE_CHECKING:
     import albumentations
 
 Channels = tuple[float, float, float]
-PIPELINES = ("none", "flip", "eva6")
 
 
 def _per_channel(values: Channels, like: Tensor) -> Tensor:
@@ -73,12 +72,12 @@ def albumentations_pipeline(name: str, mean: Channels, std: Channels, image_size
     (reflected; 2.0's own default is black) and one scale for both axes. "none" only normalizes, "flip" flips first.
 
     Args:
-        name: one of `PIPELINES`.
+        name: one of `evalib.recipes.AUGMENTATIONS`.
         mean: per channel on the scale [0, 1]; also the color of the hole and of the padding.
         std: per channel on the scale [0, 1].
         image_size: height and width that smaller images are padded to.
     """
-    check_name("augmentation", name, PIPELINES)
+    check_name("augmentation", name, AUGMENTATIONS)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
     import albumentations as A
     import cv2

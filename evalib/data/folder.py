@@ -15,10 +15,10 @@ from PIL import Image, ImageOps
 
 from evalib.data.image_data import ImageData, Split
 from evalib.runtime import replacing
+from evalib.transforms import Channels
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 CACHE_NAME = ".evalib-cache.npz"
-Channels = tuple[float, float, float]
 
 
 def decode_image(file: Path | bytes, name: str, image_size: int | None = None) -> np.ndarray:

@@ -127,7 +127,7 @@ class WorkerLoader:
 
     Args:
         data: whose training images to load.
-        augmentation: name of the pipeline (`evalib.transforms.PIPELINES`).
+        augmentation: name of the pipeline (`evalib.recipes.AUGMENTATIONS`).
         batch_size: images per batch; the last one may be smaller.
         seed: order and augmentation derive from (seed, epoch, step): the same with any number of workers.
         workers: processes; 0 augments in this one. None takes the number of cores, at most 4.
