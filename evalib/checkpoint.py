@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,9 @@ import evalib
 from evalib.models import build_model
 from evalib.recipes import Recipe
 from evalib.runtime import replacing
+from evalib.weights import load_strictly, read_weights_file, state_dict_in
 
 FORMAT = "evalib-checkpoint-1"
-# Where other projects put the weights in their files: kuangliu/pytorch-cifar, timm and Lightning, torchvision
-WEIGHT_KEYS = ("net", "state_dict", "model", "weights")
 
 
 @dataclass(frozen=True)
@@ -71,24 +68,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         torch.save(values, temporary)
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of a foreign pickle protocol: the error below says it better
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        if isinstance(error, pickle.UnpicklingError):
-            reason = "it is no checkpoint, or holds more than tensors and plain values, which evalib does not load"
-        else:
-            reason = f"it is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise ValueError(f"Cannot read the checkpoint {path}: {reason}.") from error
-
-
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a file is a checkpoint of evalib, not only weights of another project; errors as `load_checkpoint`."""
-    values = _read(Path(path))
+    values = read_weights_file(path)
     return isinstance(values, dict) and values.get("format") == FORMAT
 
 
@@ -99,7 +81,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         FileNotFoundError: if it is not there.
         ValueError: if it is damaged, or not evalib's.
     """
-    values = _read(Path(path))
+    values = read_weights_file(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(
             f"{path} is not a checkpoint of evalib. For weights of another project name their network as well."
@@ -128,36 +110,17 @@ def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
     checkpoint = load_checkpoint(path)
     recipe = checkpoint.recipe
     model = build_model(recipe.model, len(checkpoint.classes), width=recipe.width)
-    _load_strictly(model, checkpoint.weights, path)
+    load_strictly(model, checkpoint.weights, path)
     return model.eval(), checkpoint
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a file of weights into `model`, strictly: evalib's, or a plain state dict of another project.
 
-    Understands files that keep the state dict under "net" (kuangliu/pytorch-cifar), "state_dict", "model" or "weights",
-    and names that DataParallel prefixed with "module.".
+    Understands the layouts of `evalib.weights.state_dict_in`.
 
     Raises:
-        ValueError: naming the first weights that do not fit.
+        FileNotFoundError: if it is not there.
+        ValueError: if it is damaged or holds no state dict; naming the first weights that do not fit.
     """
-    values = _read(Path(path))
-    for key in WEIGHT_KEYS:
-        if isinstance(values, dict) and isinstance(values.get(key), dict):
-            values = values[key]
-            break
-    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
-        raise ValueError(
-            f"{path} holds no state dict: it needs tensors by name, directly or under one of {', '.join(WEIGHT_KEYS)}."
-        )
-    _load_strictly(model, {name.removeprefix("module."): value for name, value in values.items()}, path)
-
-
-def _load_strictly(model: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
-    try:
-        model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:4]]
-        raise ValueError(
-            f"The weights in {path} do not fit this {type(model).__name__}: {' '.join(reasons)}"
-        ) from error
+    load_strictly(model, state_dict_in(read_weights_file(path), path), path)
