@@ -5,21 +5,29 @@ The modules, from the bottom up; each imports only from levels below its own, an
     level 0   evalib.progress     progress bars for terminals and notebooks
               evalib.metrics      means, accuracy, confusion matrix, accuracy per class
               evalib.runtime      devices, seeds, evaluation mode, memory of a CPU, doctor()
-              evalib.models       resnet18 to resnet152 for small images, summary()
               evalib.recipes      Recipe: all settings of a training run; the named recipes
               evalib.download     files from mirrors, checked, resumed, unpacked safely
-    level 1   evalib.transforms   augmentations by name, normalize and denormalize
+              evalib.weights      files of weights, also those of other projects
+              evalib.cam_networks AlexNetCAM and VGG19CAM, ImageNet weights, freezing
+              evalib.models       resnet18 to resnet152 for small images, models by name, summary()
+    level 1   evalib.transforms   geometry, augmentations by name, normalize and denormalize
               evalib.checkpoint   weights to a file and back, whole or not at all
-              evalib.cam          grad_cam(): the evidence for a class, for every layer
+              evalib.cam_maps     what all methods share: checks, and maps made comparable
+              evalib.cam          classic_cam() and grad_cam(): the evidence for a class, for every layer
               evalib.history      History: what a training run measured, epoch by epoch
-    level 2   evalib.data         ImageData; cifar10(), image_folder(), sample(), and the loaders
+    level 2   evalib.data         ImageData; cifar10(), stanford_cars(), image_folder(), sample(), and the loaders
               evalib.optim        optimizer, schedule and penalty terms of a recipe
               evalib.execution    device and precision of a run: the seam for more than one device
               evalib.rundir       the folder of a run: recipe, history, last checkpoint
               evalib.evaluation   evaluate(): loss, accuracy and logits over a set of images
               evalib.engine       train_one_epoch() and fit()
     level 3   evalib.mistakes     the misclassified images
-              evalib.plots        every figure, as a value
+              evalib.car_errors   mistakes about cars by brand, model, type and year
+              evalib.comparison   several runs in one table, made from their logs
+              evalib.faithfulness whether a map points at the object
+              evalib.figures      what the figures share
+              evalib.curves       learning curves, also while a run trains
+              evalib.plots        every other figure, as a value
     level 4   evalib.report       the figures of a run, in one call
               evalib.cli          the command line: evalib demo | train | eval | cam | doctor
 """

@@ -13,6 +13,7 @@ import evalib
 from evalib.models import build_model
 from evalib.recipes import Recipe
 from evalib.runtime import replacing
+from evalib.transforms import Geometry
 from evalib.weights import load_strictly, read_weights_file, state_dict_in
 
 FORMAT = "evalib-checkpoint-1"
@@ -28,10 +29,12 @@ class Checkpoint:
         classes: names of the classes; logit i is class i.
         mean: RGB mean of the preprocessing, on the scale [0, 1].
         std: RGB standard deviation of the preprocessing.
-        image_size: height and width of the images in pixels.
+        image_size: height and width of the network's input in pixels.
         dataset: name of the data that it was trained on.
         epoch: finished epochs.
         metrics: figures after that epoch, as a history's dict.
+        geometry: how images are brought to that size.
+        filters: what was chosen of a larger dataset, as {"brand": ("BMW",)}.
         training: state of optimizer, scheduler and scaler; empty in a file for use only.
     """
 
@@ -45,6 +48,8 @@ class Checkpoint:
     epoch: int
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    geometry: Geometry = Geometry()  # noqa: RUF009, frozen itself
+    filters: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -59,6 +64,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "mean": list(checkpoint.mean),
         "std": list(checkpoint.std),
         "image_size": checkpoint.image_size,
+        "geometry": [checkpoint.geometry.kind, checkpoint.geometry.image_size],
+        "filters": {name: list(values) for name, values in checkpoint.filters.items()},
         "dataset": checkpoint.dataset,
         "epoch": checkpoint.epoch,
         "metrics": checkpoint.metrics,
@@ -97,6 +104,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         epoch=values["epoch"],
         metrics=values["metrics"],
         training=values["training"],
+        geometry=Geometry(*values.get("geometry", ())),  # older files lack both
+        filters={name: tuple(chosen) for name, chosen in values.get("filters", {}).items()},
     )
 
 

@@ -27,7 +27,7 @@ from evalib.optim import make_optimizer, make_scheduler, penalty
 from evalib.progress import progress_bar
 from evalib.recipes import Recipe
 from evalib.rundir import RunDirectory
-from evalib.runtime import keep_freed_memory, train_mode
+from evalib.runtime import describe_device, keep_freed_memory, train_mode
 
 _SINGLE_IMAGE = "BatchNorm has no statistics of one image. Choose another `batch_size`, of at least 2."
 
@@ -134,6 +134,7 @@ def fit(
     """
     if recipe.val_fraction and data.val is None:
         data = data.split_validation(recipe.val_fraction, recipe.seed)
+    _check_prepared(data, recipe)
     _check_batches(model, len(data.train), recipe.batch_size)
     folder = None if run_dir is None else RunDirectory(run_dir)
     checkpoint = None if folder is None else folder.begin(recipe, data.classes)
@@ -141,6 +142,8 @@ def fit(
     execution = SingleDevice(device, recipe.precision)
     run = _Run(execution.prepare(model), data, recipe, execution, workers)
     history = History() if checkpoint is None else run.resume(checkpoint)
+    history.device = describe_device(execution.device)
+    history.train_images, history.test_images = len(data.train), len(data.test)
     steps = len(run.train_loader)
     total, done = recipe.epochs * steps, len(history.epochs) * steps
     with progress_bar(progress, total=total, initial=done, desc="training", unit="step") as bar:
@@ -154,6 +157,15 @@ def fit(
         except KeyboardInterrupt:
             history.interrupted = len(history.epochs) < recipe.epochs
     return history
+
+
+def _check_prepared(data: ImageData, recipe: Recipe) -> None:
+    prepared = data.prepared_for(recipe)
+    if (data.geometry, data.mean, data.std) != (prepared.geometry, prepared.mean, prepared.std):
+        raise ValueError(
+            f"The recipe {recipe.name!r} wants images with {prepared.geometry} and {recipe.statistics} statistics: "
+            f"got {data.geometry} and mean {data.mean}. Pass `data.prepared_for(recipe)`, here and from here on."
+        )
 
 
 def _check_batches(model: nn.Module, images: int, batch_size: int) -> None:
@@ -180,7 +192,9 @@ class _Run:
         self.model, self.data, self.recipe, self.execution = model, data, recipe, execution
         device = execution.device
         self.train_loader: Loader = train_loader(data, recipe, workers=workers, device=device)
-        self.eval_loaders = {name: eval_loader(data, name, device=device) for name in data.splits() if name != "train"}
+        self.eval_loaders = {
+            name: eval_loader(data, name, workers=workers, device=device) for name in data.splits() if name != "train"
+        }
         self.optimizer = make_optimizer(model, recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, len(self.train_loader))
         self.loss_fn = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
@@ -201,6 +215,8 @@ class _Run:
             mean=self.data.mean,
             std=self.data.std,
             image_size=self.data.image_size,
+            geometry=self.data.geometry,
+            filters=dict(self.data.filters),
             dataset=self.data.name,
             epoch=len(history.epochs),
             metrics=history.to_dict(),

@@ -47,10 +47,16 @@ class History:
     Attributes:
         epochs: one record per finished epoch.
         interrupted: whether the run was stopped (Ctrl-C) before its last epoch.
+        device: the hardware of the last call of `fit`, in words.
+        train_images: number of training images.
+        test_images: number of test images.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
     interrupted: bool = False
+    device: str = ""
+    train_images: int = 0
+    test_images: int = 0
 
     def column(self, name: str) -> list[Any]:
         """One figure over all epochs, as `column("test_accuracy")`."""
@@ -67,7 +73,8 @@ class History:
     def from_dict(cls, values: dict[str, Any]) -> History:
         """Read what `to_dict` gave."""
         try:
-            return cls([EpochRecord(**record) for record in values["epochs"]], bool(values["interrupted"]))
+            epochs = [EpochRecord(**record) for record in values["epochs"]]
+            return cls(**{**values, "epochs": epochs, "interrupted": bool(values["interrupted"])})
         except (KeyError, TypeError) as error:
             raise ValueError(f"Not a history of evalib ({error}).") from error
 

@@ -7,10 +7,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-MODEL_NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+MODEL_NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet_cam", "vgg19_cam")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "one_cycle", "cosine")
-AUGMENTATIONS = ("none", "flip", "eva6")
+AUGMENTATIONS = ("none", "flip", "eva6", "cars")
+GEOMETRIES = ("as_is", "resize", "center_crop")
+STATISTICS = ("data", "imagenet")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -34,7 +36,9 @@ class Recipe:
     Attributes:
         name: what the recipe is called.
         model: one of `MODEL_NAMES`.
-        width: channels of the first stage, at least 8; 64 is the published network.
+        width: channels of a ResNet's first stage, at least 8; 64 is the published network. The CAM networks have none.
+        weights: what the network begins with: "none" (random), "imagenet", or the path of a file of weights.
+        frozen_layers: that many convolution layers, from the first on, keep their weights.
         epochs: passes over the training images.
         batch_size: images per optimizer step.
         optimizer: "sgd", "adam" or "adamw".
@@ -47,7 +51,10 @@ class Recipe:
         label_smoothing: in [0, 1).
         l1: weight of the sum of absolute values of all parameters in the loss.
         l2: weight of half the sum of squares of all parameters in the loss.
-        augmentation: one of `AUGMENTATIONS`; "eva6" is system B's albumentations pipeline.
+        geometry: one of `GEOMETRIES`: images as they are, squeezed to `image_size`, or their middle of that size.
+        image_size: height and width of the network's input in pixels; 0 with "as_is".
+        statistics: mean and standard deviation to normalize by: those of the "data", or of "imagenet".
+        augmentation: one of `AUGMENTATIONS`; "eva6" and "cars" are the albumentations pipelines of systems B and C.
         precision: "auto" takes the fastest that the device truly computes in.
         seed: of everything random: initial weights, order, augmentation.
         val_fraction: part of the training images split off for validation, in [0, 1).
@@ -56,6 +63,8 @@ class Recipe:
     name: str
     model: str = "resnet18"
     width: int = 64
+    weights: str = "none"
+    frozen_layers: int = 0
     epochs: int = 20
     batch_size: int = 64
     optimizer: str = "sgd"
@@ -70,6 +79,9 @@ class Recipe:
     label_smoothing: float = 0.0
     l1: float = 0.0
     l2: float = 0.0
+    geometry: str = "as_is"
+    image_size: int = 0
+    statistics: str = "data"
     augmentation: str = "none"
     precision: str = "auto"
     seed: int = 1
@@ -80,11 +92,13 @@ class Recipe:
         check_name("optimizer", self.optimizer, OPTIMIZERS)
         check_name("schedule", self.schedule, SCHEDULES)
         check_name("augmentation", self.augmentation, AUGMENTATIONS)
+        check_name("geometry", self.geometry, GEOMETRIES)
+        check_name("kind of statistics", self.statistics, STATISTICS)
         check_name("precision", self.precision, PRECISIONS)
         for field in ("width", "epochs", "batch_size", "step_epochs"):
             if getattr(self, field) < 1:
                 raise ValueError(f"`{field}` must be at least 1: got {getattr(self, field)}.")
-        for field in ("weight_decay", "l1", "l2"):
+        for field in ("weight_decay", "l1", "l2", "frozen_layers", "image_size"):
             if getattr(self, field) < 0:
                 raise ValueError(f"`{field}` must not be negative: got {getattr(self, field)}.")
         for field in ("momentum", "label_smoothing", "warmup", "val_fraction"):
@@ -92,6 +106,11 @@ class Recipe:
                 raise ValueError(f"`{field}` must lie in [0, 1): got {getattr(self, field)}.")
         if self.width < 8:  # torch 2.15 crashes in the backward pass of a 4-channel 1x1 convolution on AVX2 CPUs
             raise ValueError(f"`width` must be at least 8: got {self.width}.")
+        if (self.geometry == "as_is") != (self.image_size == 0):
+            raise ValueError(
+                f"`image_size` must be 0 with geometry 'as_is' and positive with the others: "
+                f"got {self.image_size} with {self.geometry!r}."
+            )
         if self.lr <= 0:
             raise ValueError(f"`lr` must be positive: got {self.lr}.")
 
@@ -146,4 +165,17 @@ DEMO = Recipe(
     schedule="one_cycle", label_smoothing=0.1, augmentation="flip",
 )  # fmt: skip
 
-recipes = _Named({recipe.name: recipe for recipe in (EVA6, DEMO)})
+# "System A": AlexNet and VGG19 with a CAM head on CIFAR-10 at ImageNet's size. It states 10 epochs and the learning
+# rate; optimizer and batch size are ours. "center_crop" instead of "resize" is the other half of its comparison.
+HPI_ALEXNET = Recipe(
+    name="hpi-alexnet", model="alexnet_cam", weights="imagenet", epochs=10, batch_size=64, optimizer="adam", lr=1e-4,
+    geometry="resize", image_size=224, statistics="imagenet",
+)  # fmt: skip
+HPI_VGG19 = HPI_ALEXNET.replace(name="hpi-vgg19", model="vgg19_cam")
+
+# "System C": Stanford Cars. The augmentation is for training only; that system tested with it too.
+CARS_ALEXNET = HPI_ALEXNET.replace(
+    name="cars-alexnet", epochs=30, batch_size=4, lr=1e-5, image_size=256, augmentation="cars"
+)
+
+recipes = _Named({recipe.name: recipe for recipe in (EVA6, DEMO, HPI_ALEXNET, HPI_VGG19, CARS_ALEXNET)})

@@ -4,17 +4,112 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from evalib.recipes import AUGMENTATIONS, check_name
+from evalib.recipes import AUGMENTATIONS, GEOMETRIES, check_name
 
 if TYPE_CHECKING:
     import albumentations
 
 Channels = tuple[float, float, float]
+# What torchvision's pretrained networks were trained with
+IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
+IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """From an image as it is stored to the pixels of the network's input; the same for training, test and display.
+
+    "resize" squeezes the image to a square. "center_crop" keeps its proportions: the shorter side becomes 256/224 of
+    the input's, the middle is cut out (resize 256 and crop 224, for any size). Both average over pixels when they
+    shrink (bilinear with antialiasing).
+
+    Attributes:
+        kind: one of `evalib.recipes.GEOMETRIES`; "as_is" changes nothing.
+        image_size: S, height and width of the input in pixels; 0 with "as_is".
+    """
+
+    kind: str = "as_is"
+    image_size: int = 0
+
+    def __post_init__(self) -> None:
+        check_name("geometry", self.kind, GEOMETRIES)
+        if (self.kind == "as_is") != (self.image_size == 0) or self.image_size < 0:
+            raise ValueError(
+                f"`image_size` needs to be 0 with 'as_is' and positive otherwise: got {self.image_size}, {self.kind!r}."
+            )
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height after resizing, before cropping."""
+        if self.kind == "as_is":
+            return width, height
+        if self.kind == "resize":
+            return self.image_size, self.image_size
+        shorter = round(self.image_size * 256 / 224)
+        scale = shorter / min(width, height)
+        return max(shorter, round(width * scale)), max(shorter, round(height * scale))
+
+    def _corner(self, width: int, height: int) -> tuple[int, int]:
+        """Left and top of the part that is kept of a resized image."""
+        if self.kind != "center_crop":
+            return 0, 0
+        return (width - self.image_size) // 2, (height - self.image_size) // 2
+
+    def image(self, image: Image.Image) -> Image.Image:
+        """One RGB image, S x S pixels with every kind but "as_is"."""
+        size = self._resized(*image.size)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        if self.kind == "center_crop":
+            left, top = self._corner(*size)
+            image = image.crop((left, top, left + self.image_size, top + self.image_size))
+        return image
+
+    def batch(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 to (N, 3, S, S) uint8, on their device; equal to `image` but for rounding."""
+        height, width = images.shape[2:]
+        new_width, new_height = self._resized(width, height)
+        if (new_width, new_height) != (width, height):
+            size = (new_height, new_width)
+            if images.device.type == "cpu":  # has a kernel for integers
+                images = F.interpolate(images, size, mode="bilinear", antialias=True)
+            else:
+                images = F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+                images = images.round().clamp(0, 255).to(torch.uint8)
+        if self.kind == "center_crop":
+            left, top = self._corner(new_width, new_height)
+            images = images[:, :, top : top + self.image_size, left : left + self.image_size]
+        return images
+
+    def boxes(self, boxes: Tensor, sizes: Tensor) -> Tensor:
+        """Boxes in the input that belong to boxes in the stored images.
+
+        Args:
+            boxes: (N, 4) float32, left, top, right, bottom in pixels of the stored image; all 0: no box.
+            sizes: (N, 2) int64, width and height of the stored images.
+
+        Returns:
+            (N, 4) float32 in pixels of the input, cut off at its edges; all 0 where there is no box.
+        """
+        found = []
+        for box, (width, height) in zip(boxes.tolist(), sizes.tolist(), strict=True):
+            new_width, new_height = self._resized(width, height)
+            left, top = self._corner(new_width, new_height)
+            limit = (self.image_size or width, self.image_size or height)
+            corners = [
+                (box[0] * new_width / width - left, box[1] * new_height / height - top),
+                (box[2] * new_width / width - left, box[3] * new_height / height - top),
+            ]
+            clipped = [min(max(value, 0.0), limit[axis]) for corner in corners for axis, value in enumerate(corner)]
+            found.append(clipped if any(box) else [0.0] * 4)
+        return torch.tensor(found, dtype=torch.float32).reshape(-1, 4)
 
 
 def _per_channel(values: Channels, like: Tensor) -> Tensor:
@@ -69,7 +164,10 @@ def albumentations_pipeline(name: str, mean: Channels, std: Channels, image_size
 
     "eva6" is system B's: flip, shift, scale and rotate, pad, then a 16x16 hole filled with the mean (70 %) or gray
     (30 %), normalize. Its ShiftScaleRotate is `Affine` in albumentations 2, with the border of the 2021 release
-    (reflected; 2.0's own default is black) and one scale for both axes. "none" only normalizes, "flip" flips first.
+    (reflected; 2.0's own default is black) and one scale for both axes. "cars" is system C's: gray (30 %), flip,
+    perspective always, shift by a tenth; torchvision's perspective moves the corners inward by up to 30 % of a side,
+    evenly, which albumentations has with normal distances only: here their standard deviation is 0.15.
+    "none" only normalizes, "flip" flips first.
 
     Args:
         name: one of `evalib.recipes.AUGMENTATIONS`.
@@ -84,7 +182,9 @@ def albumentations_pipeline(name: str, mean: Channels, std: Channels, image_size
     from albumentations.pytorch import ToTensorV2
 
     steps: list[Any] = []
-    if name in ("flip", "eva6"):
+    if name == "cars":
+        steps.append(strict(A.ToGray, p=0.3))
+    if name in ("flip", "eva6", "cars"):
         steps.append(strict(A.HorizontalFlip, p=0.5))
     if name == "eva6":
         fill = tuple(255 * value for value in mean)  # before Normalize a color is on the scale 0..255
@@ -108,6 +208,11 @@ def albumentations_pipeline(name: str, mean: Channels, std: Channels, image_size
                 p=1.0,
             ),
             A.OneOf([strict(A.CoarseDropout, **hole, fill=fill, p=0.7), strict(A.ToGray, p=0.3)], p=1.0),
+        ]
+    if name == "cars":
+        steps += [
+            strict(A.Perspective, scale=(0.15, 0.15), keep_size=True, fit_output=True, p=1.0),
+            strict(A.Affine, translate_percent=(-0.1, 0.1), p=1.0),
         ]
     steps += [strict(A.Normalize, mean=mean, std=std, max_pixel_value=255.0), ToTensorV2()]
     return A.Compose(steps)

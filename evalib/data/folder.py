@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import zipfile
 from collections.abc import Iterable
@@ -11,46 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
+from evalib.data.decoding import decode_image
 from evalib.data.image_data import ImageData, Split
 from evalib.runtime import replacing
-from evalib.transforms import Channels
+from evalib.transforms import Channels, Geometry
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 CACHE_NAME = ".evalib-cache.npz"
 
 
-def decode_image(file: Path | bytes, name: str, image_size: int | None = None) -> np.ndarray:
-    """One image as (H, W, 3) uint8 RGB, upright as its EXIF orientation says, transparency on white.
-
-    Args:
-        file: a path, or the bytes of an image file.
-        name: what an error calls the image.
-        image_size: resize to this height and width in pixels; None leaves it as it is.
-
-    Raises:
-        ValueError: naming the image, if it cannot be decoded whole.
-    """
-    try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-            image: Image.Image = ImageOps.exif_transpose(opened)
-            if image.has_transparency_data:  # else the hidden colors of transparent pixels would show
-                layer = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-            image = image.convert("RGB")
-            if image_size is not None and image.size != (image_size, image_size):
-                image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"Cannot decode the image {name} ({error}). Replace the file or remove it.") from error
-
-
 def stack_images(files: Iterable[tuple[Path | bytes, str]], image_size: int | None) -> torch.Tensor:
     """Images decoded into one (N, 3, H, W) uint8 tensor; all must have one size unless `image_size` is given."""
+    geometry = Geometry() if image_size is None else Geometry("resize", image_size)
     images: list[np.ndarray] = []
     for file, name in files:
-        image = decode_image(file, name, image_size)
+        image = decode_image(file, name, geometry)
         if images and image.shape != images[0].shape:
             height, width = images[0].shape[:2]
             raise ValueError(
@@ -98,22 +73,22 @@ def image_folder(
         )
     files = {split: _class_files(root / split, classes) for split in ("train", "test")}
     fingerprint = _fingerprint(root, files, image_size)
-    splits = _read_cache(root, fingerprint) if cache else None
-    if splits is None:
-        splits = {}
+    stacked = _read_cache(root, fingerprint) if cache else None
+    if stacked is None:
+        stacked = {}
         for split, members in files.items():
             images = stack_images(((path, str(path)) for paths in members for path in paths), image_size)
             labels = [label for label, paths in enumerate(members) for _ in paths]
-            splits[split] = Split(images, torch.tensor(labels))
+            stacked[split] = images, torch.tensor(labels)
         if cache:
-            _write_cache(root, fingerprint, splits)
+            _write_cache(root, fingerprint, stacked)
     if mean is None or std is None:
-        mean, std = channel_statistics(splits["train"].images)
+        mean, std = channel_statistics(stacked["train"][0])
     return ImageData(
         name or root.resolve().name,
         classes,
-        splits["train"],
-        splits["test"],
+        Split(*stacked["train"]),
+        Split(*stacked["test"]),
         mean,
         std,
         source=f"image files in {root.resolve().name}/",
@@ -178,14 +153,14 @@ def _cache_paths(root: Path) -> list[Path]:
     return [root / CACHE_NAME, user_cache / "evalib" / f"{place}.npz"]
 
 
-def _read_cache(root: Path, fingerprint: str) -> dict[str, Split] | None:
+def _read_cache(root: Path, fingerprint: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]] | None:
     for path in _cache_paths(root):
         try:
             # a zip file: reading checks the CRC of each array
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if str(arrays["fingerprint"]) == fingerprint:
                     return {
-                        name: Split(
+                        name: (
                             torch.from_numpy(arrays[f"{name}_images"]),
                             torch.from_numpy(arrays[f"{name}_labels"]),
                         )
@@ -196,10 +171,10 @@ def _read_cache(root: Path, fingerprint: str) -> dict[str, Split] | None:
     return None
 
 
-def _write_cache(root: Path, fingerprint: str, splits: dict[str, Split]) -> None:
+def _write_cache(root: Path, fingerprint: str, stacked: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
     arrays: dict[str, np.ndarray] = {"fingerprint": np.array(fingerprint)}
-    for name, split in splits.items():
-        arrays |= {f"{name}_images": split.images.numpy(), f"{name}_labels": split.labels.numpy()}
+    for name, (images, labels) in stacked.items():
+        arrays |= {f"{name}_images": images.numpy(), f"{name}_labels": labels.numpy()}
     for path in _cache_paths(root):
         try:
             with replacing(path) as temporary:

@@ -1,14 +1,21 @@
-"""What a dataset is to this library: classes, splits of uint8 images in memory, and the statistics to normalize by."""
+"""What a dataset is to this library: classes, splits of uint8 images, and the statistics to normalize by."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from evalib.data.image_files import ImageFiles, ResizedImages
+from evalib.recipes import Recipe
 from evalib.runtime import derived_seed
+from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Channels, Geometry
+
+Images: TypeAlias = Tensor | ImageFiles | ResizedImages
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # RGB mean and standard deviation of all 60,000 images on the scale [0, 1], as system B has them
@@ -21,15 +28,18 @@ class Split:
     """Images of one split, and their labels.
 
     Attributes:
-        images: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8, in memory or made when asked for: `images[indices]` is a tensor either way.
         labels: (N,) int64.
+        boxes: (N, 4) float32, left, top, right, bottom of the object in pixels of the image as stored; all 0 where it
+            is not known; None if the dataset has none.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
+    boxes: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dim() != 4 or self.images.shape[1] != 3 or self.images.dtype != torch.uint8:
+        if len(self.images.shape) != 4 or self.images.shape[1] != 3 or self.images.dtype != torch.uint8:
             raise ValueError(
                 f"`images` must be (N, 3, H, W) uint8: got {tuple(self.images.shape)} {self.images.dtype}."
             )
@@ -38,18 +48,48 @@ class Split:
                 f"`labels` must be ({len(self.images)},) int64, one per image: "
                 f"got {tuple(self.labels.shape)} {self.labels.dtype}."
             )
+        if self.boxes is not None and self.boxes.shape != (len(self.images), 4):
+            raise ValueError(f"`boxes` must be ({len(self.images)}, 4), one per image: got {tuple(self.boxes.shape)}.")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def select(self, indices: Tensor) -> Split:
         """The images at `indices` (M,) int64, in that order."""
-        return Split(self.images[indices], self.labels[indices])
+        images = self.images[indices] if isinstance(self.images, Tensor) else self.images.select(indices)
+        return Split(images, self.labels[indices], None if self.boxes is None else self.boxes[indices])
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the images are brought to the size of the network's input."""
+        return Geometry() if isinstance(self.images, Tensor) else self.images.geometry
+
+    def with_geometry(self, geometry: Geometry) -> Split:
+        """The same images, seen through another geometry."""
+        if isinstance(self.images, Tensor):
+            return (
+                self
+                if geometry.kind == "as_is"
+                else Split(ResizedImages(self.images, geometry), self.labels, self.boxes)
+            )
+        return Split(self.images.with_geometry(geometry), self.labels, self.boxes)
+
+    def input_boxes(self, indices: Tensor | None = None) -> Tensor:
+        """(M, 4) float32 boxes in pixels of the network's input, all 0 where there is none.
+
+        Raises:
+            ValueError: if the dataset has no boxes.
+        """
+        if self.boxes is None:
+            raise ValueError("This dataset has no boxes.")
+        indices = torch.arange(len(self)) if indices is None else indices
+        images = ResizedImages(self.images, Geometry()) if isinstance(self.images, Tensor) else self.images
+        return self.geometry.boxes(self.boxes[indices], images.sizes(indices))
 
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A dataset of small images in memory.
+    """A dataset: small images in memory, or files decoded as needed.
 
     Attributes:
         name: what the dataset is called.
@@ -60,6 +100,7 @@ class ImageData:
         std: RGB standard deviation on the scale [0, 1].
         val: validation images, split off the training images; never part of the test images.
         source: in one line, where the images came from.
+        filters: what was chosen of a larger dataset, as {"brand": ("BMW",)}.
 
     Raises:
         ValueError: if a split is empty, a label lies outside the classes, or the splits differ in image size.
@@ -69,10 +110,11 @@ class ImageData:
     classes: tuple[str, ...]
     train: Split
     test: Split
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
     val: Split | None = None
     source: str = ""
+    filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, split in self.splits().items():
@@ -104,6 +146,26 @@ class ImageData:
     def image_size(self) -> int:
         """Height of the images in pixels."""
         return self.train.images.shape[2]
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images are brought to the size of the network's input."""
+        return self.train.geometry
+
+    def prepared_for(self, recipe: Recipe) -> ImageData:
+        """The same images as a recipe wants to see them: its geometry, for all splits, and its statistics."""
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if recipe.statistics == "imagenet" else (self.mean, self.std)
+        geometry = Geometry(recipe.geometry, recipe.image_size)
+        if geometry.kind == "as_is":
+            geometry = self.geometry
+        return dataclasses.replace(
+            self,
+            train=self.train.with_geometry(geometry),
+            test=self.test.with_geometry(geometry),
+            val=None if self.val is None else self.val.with_geometry(geometry),
+            mean=mean,
+            std=std,
+        )
 
     def split_validation(self, fraction: float, seed: int) -> ImageData:
         """Move about `fraction` of the training images of each class into `val`; the test images stay untouched.

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from evalib.data import folder as folder_module
-from evalib.data.folder import CACHE_NAME, channel_statistics, decode_image, image_folder
+from evalib.data.decoding import decode_image
+from evalib.data.folder import CACHE_NAME, channel_statistics, image_folder
 
 
 def write_image(path, seed, size=(32, 32)):

@@ -7,7 +7,7 @@ import torch
 
 import evalib
 from evalib.data import sample
-from evalib.data.folder import decode_image
+from evalib.data.decoding import decode_image
 from evalib.data.image_data import CIFAR10_CLASSES
 from evalib.data.sample import ARCHIVE, write_sample
 

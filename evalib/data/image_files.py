@@ -1,0 +1,122 @@
+"""Images that are not kept as the network sees them: files decoded, or small images enlarged, when they are asked for.
+
+Both are read like a uint8 tensor (N, 3, S, S): `images[indices]` gives the pixels of the network's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from evalib.data.decoding import decode_image
+from evalib.transforms import Geometry
+
+
+class ImageFiles:
+    """Image files, decoded as needed: memory does not grow with their number.
+
+    Args:
+        files: their paths.
+        geometry: to one size; "as_is" is not allowed, since nothing is opened here.
+
+    Raises:
+        ValueError: for the geometry "as_is".
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, files: Sequence[Path], geometry: Geometry) -> None:
+        if geometry.kind == "as_is":
+            raise ValueError("`geometry` of image files needs a size, such as Geometry('resize', 224): got 'as_is'.")
+        self.files, self.geometry = tuple(files), geometry
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, 3, S, S)."""
+        return torch.Size((len(self), 3, self.geometry.image_size, self.geometry.image_size))
+
+    def pixels(self, index: int) -> np.ndarray:
+        """One image, (S, S, 3) uint8."""
+        return decode_image(self.files[index], str(self.files[index]), self.geometry)
+
+    def __getitem__(self, indices: int | Tensor) -> Tensor:
+        """(3, S, S) uint8 for a number, (M, 3, S, S) for M indices; ValueError naming an image that is damaged."""
+        chosen = torch.as_tensor(indices)
+        if chosen.dim() == 0:
+            return torch.from_numpy(self.pixels(int(chosen))).permute(2, 0, 1)
+        if len(chosen) == 0:
+            return torch.empty((0, *self.shape[1:]), dtype=torch.uint8)
+        return torch.from_numpy(np.stack([self.pixels(index) for index in chosen.tolist()])).permute(0, 3, 1, 2)
+
+    def select(self, indices: Tensor) -> ImageFiles:
+        """The images at `indices` (M,), in that order; nothing is decoded."""
+        return ImageFiles([self.files[index] for index in indices.tolist()], self.geometry)
+
+    def with_geometry(self, geometry: Geometry) -> ImageFiles:
+        """The same files, seen through another geometry."""
+        return ImageFiles(self.files, geometry)
+
+    def sizes(self, indices: Tensor) -> Tensor:
+        """(M, 2) int64 width and height of the files at `indices`, as stored; only their headers are read."""
+        found = []
+        for index in indices.tolist():
+            with Image.open(self.files[index]) as image:
+                found.append(image.size)
+        return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
+
+
+class ResizedImages:
+    """Images in memory, resized when they are asked for: CIFAR-10 at 224 pixels would fill 7.5 GB.
+
+    Args:
+        images: (N, 3, H, W) uint8, as stored.
+        geometry: to the network's input.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, images: Tensor, geometry: Geometry) -> None:
+        self.images, self.geometry = images, geometry
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, 3, S, S)."""
+        size = self.geometry.image_size
+        return torch.Size((len(self), 3, size, size)) if size else self.images.shape
+
+    def pixels(self, index: int) -> np.ndarray:
+        """One image, (S, S, 3) uint8."""
+        return np.ascontiguousarray(self[index].permute(1, 2, 0).numpy())
+
+    def __getitem__(self, indices: int | Tensor) -> Tensor:
+        """(3, S, S) uint8 for a number, (M, 3, S, S) for M indices."""
+        chosen = self.images[indices]
+        return self.geometry.batch(chosen[None])[0] if chosen.dim() == 3 else self.geometry.batch(chosen)
+
+    def select(self, indices: Tensor) -> ResizedImages:
+        """The images at `indices` (M,), in that order."""
+        return ResizedImages(self.images[indices], self.geometry)
+
+    def with_geometry(self, geometry: Geometry) -> ResizedImages:
+        """The same images, seen through another geometry."""
+        return ResizedImages(self.images, geometry)
+
+    def to(self, device: torch.device) -> ResizedImages:
+        """The same on a device; they are then resized there."""
+        return ResizedImages(self.images.to(device), self.geometry)
+
+    def sizes(self, indices: Tensor) -> Tensor:
+        """(M, 2) int64 width and height of the images as stored."""
+        height, width = self.images.shape[2:]
+        return torch.tensor([(width, height)] * len(indices), dtype=torch.int64).reshape(-1, 2)
