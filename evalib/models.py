@@ -1,4 +1,4 @@
-"""Networks: residual networks with the stem for small images (He et al. 2016, arXiv:1512.03385, section 4.2)."""
+"""Networks by name: residual ones for small images (He et al. 2016, arXiv:1512.03385, section 4.2), CAM networks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from evalib.cam_networks import MIN_SIZE, VGG19CAM, AlexNetCAM, CAMNetwork, freeze_layers, load_features
+from evalib.recipes import Recipe
+from evalib.weights import load_strictly, read_weights_file, state_dict_in
 
 
 def _conv(in_channels: int, channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
@@ -137,13 +141,26 @@ def resnet152(num_classes: int = 10, *, width: int = 64) -> ResNet:
     return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, width=width)
 
 
-MODELS: dict[str, Callable[..., ResNet]] = {
-    builder.__name__: builder for builder in (resnet18, resnet34, resnet50, resnet101, resnet152)
+def alexnet_cam(num_classes: int = 10, *, width: int = 64) -> AlexNetCAM:
+    """AlexNet for class activation maps: 2,472,266 parameters for 10 classes. `width` is ignored: it has one width."""
+    return AlexNetCAM(num_classes)
+
+
+def vgg19_cam(num_classes: int = 10, *, width: int = 64) -> VGG19CAM:
+    """VGG19 for class activation maps: 20,029,514 parameters for 10 classes. `width` is ignored: it has one width."""
+    return VGG19CAM(num_classes)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    builder.__name__: builder
+    for builder in (resnet18, resnet34, resnet50, resnet101, resnet152, alexnet_cam, vgg19_cam)
 }
 
 
-def build_model(name: str, num_classes: int = 10, *, width: int = 64, seed: int | None = None) -> ResNet:
+def build_model(name: str, num_classes: int = 10, *, width: int = 64, seed: int | None = None) -> nn.Module:
     """A network by name; with a `seed` its initial weights depend on nothing else, and no global state changes.
+
+    `width` counts for residual networks only.
 
     Raises:
         ValueError: for an unknown name; the message lists the known ones.
@@ -155,6 +172,31 @@ def build_model(name: str, num_classes: int = 10, *, width: int = 64, seed: int 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return MODELS[name](num_classes, width=width)
+
+
+def model_for(recipe: Recipe, num_classes: int) -> nn.Module:
+    """The network with which a run of this recipe begins: built from its seed, `weights` loaded, layers frozen.
+
+    A CAM network takes only the features from `weights`, as `load_features` does; a residual network takes all of a
+    file, of the same number of classes.
+
+    Raises:
+        ValueError: if the weights do not fit, or there are more frozen layers than the network has.
+        FileNotFoundError, DownloadError: if the weights are not there, or not to be had.
+    """
+    model = build_model(recipe.model, num_classes, width=recipe.width, seed=recipe.seed)
+    weights = recipe.weights
+    if weights == "imagenet" and not isinstance(model, CAMNetwork):
+        raise ValueError(
+            f'`weights` must be "none" or a file for {recipe.model}: got "imagenet", but no ImageNet weights fit its '
+            "stem for small images."
+        )
+    if weights != "none" and isinstance(model, CAMNetwork):
+        load_features(model, weights)
+    elif weights != "none":
+        load_strictly(model, state_dict_in(read_weights_file(weights), weights), weights)
+    freeze_layers(model, recipe.frozen_layers)
+    return model
 
 
 @dataclass(frozen=True)
@@ -169,7 +211,7 @@ class Summary:
         return self.table
 
 
-def summary(model: nn.Module, image_size: int = 32) -> Summary:
+def summary(model: nn.Module, image_size: int | None = None) -> Summary:
     """The layers, output shapes and parameter counts of a network, through torchsummary.
 
     torchsummary runs the network in training mode and changes BatchNorm's statistics and the random numbers, so it
@@ -177,9 +219,12 @@ def summary(model: nn.Module, image_size: int = 32) -> Summary:
 
     Args:
         model: takes (N, 3, image_size, image_size).
-        image_size: height and width in pixels.
+        image_size: height and width in pixels; None is 64 for a CAM network, 32 for others.
     """
     import torchsummary
+
+    if image_size is None:
+        image_size = MIN_SIZE if isinstance(model, CAMNetwork) else 32
 
     private = copy.deepcopy(model).float().cpu().eval()
     private.zero_grad(set_to_none=True)
