@@ -1,6 +1,7 @@
 """Checkpoints: what goes in comes out; foreign weights load strictly; nothing hostile runs."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -75,6 +76,37 @@ def test_weights_of_other_projects(model, tmp_path, prefix, key):
     load_weights(other, tmp_path / "ckpt.pth")
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
     assert not is_checkpoint(tmp_path / "ckpt.pth")
+
+
+@pytest.mark.parametrize("level", ["", "0."])
+def test_whole_networks_of_the_other_systems(tmp_path, level):
+    """features.N and classifier of DL_CIFAR, features.0.N of CAM_Stanford_Cars."""
+    given = build_model("alexnet_cam", 3, seed=1)
+    names = {name: name.replace("features.", f"features.{level}") for name in given.state_dict()}
+    weights = {names[name]: value for name, value in given.state_dict().items()}
+    torch.save({"model_state_dict": weights, "n_classes": 3} if level else weights, tmp_path / "AlexnetCam")
+    other = build_model("alexnet_cam", 3, seed=2)
+    load_weights(other, tmp_path / "AlexnetCam")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in given.state_dict().items())
+
+
+def test_a_cam_network_needs_nothing_but_its_checkpoint(checkpoint, tmp_path, monkeypatch):
+    """Also one that began with ImageNet's weights: they are not looked for again."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    model = build_model("alexnet_cam", 3, seed=1).eval()
+    recipe = checkpoint.recipe.replace(model="alexnet_cam", weights="imagenet", frozen_layers=2)
+    save_checkpoint(tmp_path / "cam.pt", replace(checkpoint, weights=model.state_dict(), recipe=recipe))
+    loaded, _ = load_model(tmp_path / "cam.pt")
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
+    assert not (tmp_path / "hub").exists()
+
+
+def test_a_checkpoint_of_another_number_of_classes(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "last.pt", checkpoint)
+    with pytest.raises(ValueError, match=r"last.pt .* holds a network for 3 classes, this one has 10. Build it for 3"):
+        load_weights(build_model("resnet18", 10, width=8), tmp_path / "last.pt")
 
 
 def test_weights_that_do_not_fit(model, tmp_path):
