@@ -30,7 +30,11 @@ INSTALL_REQUIRES = [
     "numpy>=1.26",
     "tqdm>=4.60",
     "pillow>=10.1",
+    "scipy>=1.10",
 ]
+
+# For the download of Stanford Cars only.
+CARS_REQUIRES = ["datasets>=2.15"]
 
 # setuptools is here because the tests install evalib without build isolation, that is without a network.
 TEST_REQUIRES = [
@@ -55,8 +59,8 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["evalib", "evalib.*"]),
-    package_data={"evalib": ["py.typed"], "evalib.data": ["*.tar.xz"]},
+    package_data={"evalib": ["py.typed"], "evalib.data": ["*.tar.xz", "*.txt"]},
     install_requires=INSTALL_REQUIRES,
-    extras_require={"test": TEST_REQUIRES},
+    extras_require={"test": TEST_REQUIRES, "cars": CARS_REQUIRES},
     entry_points={"console_scripts": ["evalib = evalib.cli:main"]},
 )

@@ -9,7 +9,18 @@ from itertools import combinations
 
 import pytest
 
-from evalib.data.car_names import BODY_TYPES, CAR_CLASSES, IRREGULAR_TYPES, TWO_WORD_BRANDS, parse_car_name
+from evalib.data.car_names import (
+    BODY_TYPES,
+    CAR_CLASSES,
+    IRREGULAR_TYPES,
+    TWO_WORD_BRANDS,
+    Values,
+    car_filters,
+    car_values,
+    describe_filters,
+    filtered_classes,
+    parse_car_name,
+)
 
 PARSED = {name: parse_car_name(name) for name in CAR_CLASSES}
 ONLY_THE_YEAR_DIFFERS = {
@@ -21,10 +32,6 @@ ONLY_THE_YEAR_DIFFERS = {
     ("Honda", "Odyssey", "Minivan"): (2007, 2012),
     ("Volkswagen", "Golf", "Hatchback"): (1991, 2012),
 }
-
-
-def names_of(**wanted: str | int) -> list[str]:
-    return [name for name, car in PARSED.items() if all(getattr(car, key) == value for key, value in wanted.items())]
 
 
 def test_the_packaged_names_are_the_known_ones():
@@ -66,15 +73,14 @@ def test_parts(name: str, parts: tuple[str, str, str, int]) -> None:
     assert parse_car_name(name) == parts
 
 
-@pytest.mark.parametrize("name", CAR_CLASSES)
-def test_the_parts_make_the_name_again(name: str) -> None:
+def test_the_parts_make_the_name_again():
     """Nothing is lost, doubled or moved; a type from the table is the one word that the name does not have there."""
-    car = PARSED[name]
-    shown = "" if name in IRREGULAR_TYPES else f"{car.type} "
-    assert f"{car.brand} {car.model} {shown}{car.year}" == name
-    assert car.model
-    assert car.type in BODY_TYPES
-    assert 1991 <= car.year <= 2012
+    for name, car in PARSED.items():
+        shown = "" if name in IRREGULAR_TYPES else f"{car.type} "
+        assert f"{car.brand} {car.model} {shown}{car.year}" == name
+        assert car.model
+        assert car.type in BODY_TYPES
+        assert 1991 <= car.year <= 2012
 
 
 def test_the_table_has_exactly_the_irregular_names():
@@ -123,14 +129,83 @@ def test_no_two_cars_have_the_same_parts():
     assert not [(a, b) for a, b in combinations(CAR_CLASSES, 2) if PARSED[a] == PARSED[b]]
 
 
-def test_bmw_sedans_of_2012():
-    found = names_of(brand="BMW", type="Sedan", year=2012)
-    assert found == ["BMW ActiveHybrid 5 Sedan 2012", "BMW 3 Series Sedan 2012"]
-
-
 @pytest.mark.parametrize(
-    "name", ["", "cat", "BMW 2012", "BMW Sedan 2012", "Opel Corsa C 2012", "BMW 3 Series Sedan 12", "Land Rover SUV 2012"]
+    "name",
+    ["", "cat", "BMW 2012", "BMW Sedan 2012", "Opel Corsa C 2012", "BMW 3 Series Sedan 12", "Land Rover SUV 2012"],
 )
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"must be brand, model, body type and year.*Cab, Convertible"):
         parse_car_name(name)
+
+
+# --- filters --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        (
+            {"brand": "BMW", "type": "Sedan", "year": 2012},
+            ["BMW ActiveHybrid 5 Sedan 2012", "BMW 3 Series Sedan 2012"],
+        ),
+        ({"brand": "Land Rover"}, ["Land Rover Range Rover SUV 2012", "Land Rover LR2 SUV 2012"]),
+        (
+            {"brand": " aston MARTIN"},
+            [
+                "Aston Martin V8 Vantage Convertible 2012",
+                "Aston Martin V8 Vantage Coupe 2012",
+                "Aston Martin Virage Convertible 2012",
+                "Aston Martin Virage Coupe 2012",
+            ],
+        ),
+        ({"brand": "am general"}, ["AM General Hummer SUV 2000"]),
+        ({"brand": ["hummer", "AM General"], "year": (2000, "2009")}, [CAR_CLASSES[0], "HUMMER H2 SUT Crew Cab 2009"]),
+        ({"year": [1991, 1997]}, ["Dodge Caravan Minivan 1997", "Volkswagen Golf Hatchback 1991"]),
+        ({"type": "cab", "brand": "GMC"}, ["GMC Canyon Extended Cab 2012"]),
+        ({}, [*CAR_CLASSES]),
+    ],
+)
+def test_filters_select_classes_in_the_order_of_the_devkit(wanted: dict[str, Values], names: list[str]) -> None:
+    assert [*filtered_classes(car_filters(**wanted))] == names
+
+
+def test_filters_in_proper_spelling():
+    filters = car_filters(brand=("smart", "bmw", "Fiat", "BMW"), year=2012, type="suv")
+    assert filters == {"brand": ("BMW", "FIAT", "smart"), "type": ("SUV",), "year": ("2012",)}
+    assert describe_filters(filters) == "brand BMW or FIAT or smart, type SUV, year 2012"
+    assert car_filters(**filters) == filters
+    assert car_values("year")[:3] == ("1991", "1993", "1994")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"brand": "bmv"}, r"no brand 'bmv'\. Did you mean BMW\? It has: Acura, AM General, .*, Volvo\.$"),
+        ({"brand": ["BMW", "Rover"]}, r"no brand 'Rover'\. Did you mean Land Rover\?"),
+        ({"type": "SuperCab"}, r"no type 'SuperCab'\. It has: Cab, Convertible, .* Sedan, SUV, Van, Wagon\.$"),
+        ({"year": 1990}, r"no year 1990\. It has: 1991, 1993, .*, 2012\.$"),
+        ({"brand": []}, r"`brand` needs at least one value, or None for all of them: got \[\]"),
+    ],
+)
+def test_unknown_values_of_filters(wanted: dict[str, Values], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        car_filters(**wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (
+            {"brand": "bentley", "type": ["Coupe", "SUV"], "year": 2009},
+            r"^No class has brand Bentley, type Coupe or SUV, year 2009\. Types and years of Bentley: "
+            r"Convertible 2012; Coupe 2007, 2012; Sedan 2007, 2009, 2011\.$",
+        ),
+        (
+            {"type": "Minivan", "year": 1991},
+            r"No class has type Minivan, year 1991\. Types and years: Cab .*; Minivan 1997, 2007, 2012; ",
+        ),
+    ],
+)
+def test_filters_that_nothing_passes(wanted: dict[str, Values], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        filtered_classes(car_filters(**wanted))
