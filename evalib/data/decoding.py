@@ -26,12 +26,12 @@ def decode_image(file: Path | bytes, name: str, geometry: Geometry = AS_IS) -> n
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-            if geometry.kind != "as_is":  # a JPEG more than twice as large is decoded at a half, quarter or eighth
+            if geometry.kind != "as_is":  # a JPEG of 8 S or more is decoded at a half, quarter or eighth, 4 S or more
                 opened.draft(None, (4 * geometry.image_size, 4 * geometry.image_size))
             image: Image.Image = ImageOps.exif_transpose(opened)
             if image.has_transparency_data:  # else the hidden colors of transparent pixels would show
                 layer = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-            return np.asarray(geometry.image(image.convert("RGB")))
+            return np.array(geometry.image(image.convert("RGB")))  # a copy: torch warns of arrays that are read-only
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"Cannot decode the image {name} ({error}). Replace the file or remove it.") from error

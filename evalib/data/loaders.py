@@ -21,7 +21,7 @@ from evalib.data.image_data import ImageData, Split
 from evalib.data.image_files import ImageFiles
 from evalib.recipes import Recipe
 from evalib.runtime import derived_seed, pick_device
-from evalib.transforms import Channels, albumentations_pipeline, normalize
+from evalib.transforms import Channels, albumentations_pipeline, normalize, seed_pipeline
 
 Batch = tuple[Tensor, Tensor]
 RESIDENT_AUGMENTATIONS = ("none", "flip")
@@ -105,7 +105,7 @@ class _AugmentedBatches(Dataset[Batch]):
 
     def __getitem__(self, batch: Any) -> Batch:
         epoch, step, indices = batch
-        self.pipeline.set_random_seed(derived_seed(self.seed, "augment", epoch, step) % 2**32)
+        seed_pipeline(self.pipeline, derived_seed(self.seed, "augment", epoch, step))
         images = [self.pipeline(image=self.images.pixels(index))["image"] for index in indices.tolist()]
         return torch.stack(images), self.labels[indices]
 
