@@ -1,4 +1,7 @@
-"""Grad-CAM: which places of an image raised the score of a class.
+"""Classic CAM and Grad-CAM: which places of an image raised the score of a class.
+
+Classic CAM reads the last feature map of a network that ends in global average pooling and one linear layer, and is
+exact there; Grad-CAM reads any layer of any network.
 
 The package grad-cam (`pytorch_grad_cam`) turns activations and gradients into maps. It gets both from one
 forward and one backward pass of ours, for all layers at once, and not from its own hooks: those average the
@@ -9,37 +12,49 @@ model in eval mode, clear the user's gradients and swallow an `IndexError`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import chain
-from typing import TypeAlias
+from contextlib import ExitStack, contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evalib.runtime import eval_mode
+from evalib.cam_maps import ClassIdx, check_inputs, explaining, finish, form, logits_and_classes, unwrap
+from evalib.cam_maps import empty_maps as empty_maps
+from evalib.cam_networks import VGG19CAM, AlexNetCAM, CAMNetwork
 
-ClassIdx: TypeAlias = Sequence[int] | Tensor | int | None
+# Modules of `features`: outputs of pooling layers, and of the ReLU after a convolution that none follows.
+_FEATURE_LAYERS: dict[type[CAMNetwork], dict[str, int]] = {
+    AlexNetCAM: {"pool1": 2, "pool2": 5, "conv3": 7, "conv4": 9, "pool3": 12},
+    VGG19CAM: {"pool1": 4, "pool2": 9, "pool3": 18, "pool4": 27, "pool5": 36},
+}
+# Feature maps and linear layer: of a CAM network, a ResNet of `evalib.models`, one of torchvision.
+_ENDS = (("features", "classifier"), ("layer4", "linear"), ("layer4", "fc"))
 
 
 def cam_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The five layers of a ResNet that are worth a map, from fine and early to coarse and late.
+    """Five layers of a network that are worth a map, from fine and early to coarse and late.
 
-    `layer1` to `layer4` are the last blocks of the four stages. `layer0` is the FIRST block of stage 1
+    Of a ResNet, `layer1` to `layer4` are the last blocks of the four stages. `layer0` is the FIRST block of stage 1
     (`model.layer1[0]`) and not the stem: the stem's ReLU is a function call in `forward`, so this block is
     the first module whose output is an activation after a ReLU.
 
+    The last layer is the one that `classic_cam` reads.
+
     Args:
-        model: a network of `evalib.models` or another with stages `layer1` to `layer4`, as torchvision's.
+        model: a ResNet of `evalib.models` or another with stages `layer1` to `layer4`, as torchvision's; or an
+            `AlexNetCAM` or a `VGG19CAM`.
 
     Returns:
-        `{"layer0": module, ..., "layer4": module}`. For 32 x 32 images the feature maps of our networks
-        have 32, 32, 16, 8 and 4 pixels a side.
+        A ResNet's `{"layer0": module, ..., "layer4": module}`: for 32 x 32 images the feature maps of our networks
+        have 32, 32, 16, 8 and 4 pixels a side. AlexNet's `pool1`, `pool2`, `conv3`, `conv4`, `pool3`: 27, 13, 13, 13
+        and 6 pixels a side for 224 x 224 images. VGG19's `pool1` to `pool5`: 112, 56, 28, 14 and 7.
 
     Raises:
-        ValueError: if the model lacks one of the four stages.
+        ValueError: if the model lacks one of the four stages and is no CAM network.
     """
-    model = _unwrap(model)
+    model = unwrap(model)
+    for network, places in _FEATURE_LAYERS.items():
+        if isinstance(model, network):
+            return {name: model.features[place] for name, place in places.items()}
     stages = {name: getattr(model, name, None) for name in ("layer1", "layer2", "layer3", "layer4")}
     blocks = {name: list(stage) for name, stage in stages.items() if isinstance(stage, nn.Sequential)}
     for name in stages:
@@ -49,6 +64,80 @@ def cam_layers(model: nn.Module) -> dict[str, nn.Module]:
                 f"`{name}`. Pass modules of your choice to `grad_cam`, such as the last ReLU before the pooling."
             )
     return {"layer0": blocks["layer1"][0], **{name: blocks[name][-1] for name in stages}}
+
+
+def raw_cam(model: nn.Module, images: Tensor, class_idx: ClassIdx = None) -> Tensor:
+    """Class activation maps as they are: M(x, y) = sum_k w_k f_k(x, y) (Zhou et al. 2016, arXiv:1512.04150, eq. 2).
+
+    `f_k` is channel k of the last feature map and `w_k` its weight for the class. The mean of a map over its places
+    plus the class's bias IS the logit; the call checks it. One forward pass, no gradients. The model (run in eval
+    mode) and `images` are left as they were, whatever is frozen or set outside, always in full precision.
+
+    Args:
+        model: float32 network that ends in global average pooling and one linear layer: a `CAMNetwork`, a ResNet of
+            `evalib.models` or of torchvision. `torch.compile` and `DataParallel` around it are looked through.
+        images: (N, 3, H, W) floating point, normalized as in training.
+        class_idx: None for the predicted classes, an int for the same class throughout, or one per image.
+
+    Returns:
+        (N, h, w) float32, unscaled and of both signs, in the size of the feature map, on the device of `images`.
+
+    Raises:
+        TypeError: if a class is no integer.
+        ValueError: if the network ends otherwise, or shape, dtype or class allow no map.
+    """
+    model = unwrap(model)
+    check_inputs(model, images)
+    wrong_end = (
+        f"`model` needs to end in global average pooling and one linear layer: this {type(model).__name__} does not. "
+        "Use `grad_cam`, which takes any network."
+    )
+    for name, linear_name in _ENDS:
+        features, linear = getattr(model, name, None), getattr(model, linear_name, None)
+        if isinstance(features, nn.Module) and isinstance(linear, nn.Linear):
+            break
+    else:
+        raise ValueError(wrong_end)
+    with explaining(model), torch.no_grad(), _captured({features: f"`model.{name}`"}) as activations:
+        logits, classes = logits_and_classes(model, images, class_idx)
+        if features not in activations or activations[features].shape[1] != linear.in_features:
+            raise ValueError(wrong_end)
+        # Not a matrix product, which a GPU may be told to round to TF32. Channels last, so that every place is summed
+        # in the same order: constant features give a constant map.
+        terms = linear.weight[classes][:, None, None] * activations[features].movedim(1, -1).contiguous()
+        bias = logits.new_zeros(len(images)) if linear.bias is None else linear.bias[classes]
+        maps, logit = terms.sum(dim=-1), logits.gather(1, classes[:, None])[:, 0]
+        # rounding goes with the size of the terms, much of which cancels out in their sum
+        allowed = 1e-3 * logit.abs() + 1e-4 * (terms.abs().sum(dim=-1).mean(dim=(1, 2)) + bias.abs())
+        if not ((maps.mean(dim=(1, 2)) + bias - logit).abs() <= allowed).all():
+            raise ValueError(wrong_end)
+    return maps.float().to(images.device)
+
+
+def classic_cam(model: nn.Module, images: Tensor, class_idx: ClassIdx = None) -> Tensor:
+    """One class activation map per image (Zhou et al. 2016, arXiv:1512.04150), finished as those of `grad_cam`.
+
+    These are the maps of `raw_cam` after ReLU, enlarged to the image (bilinear) and scaled so that the weakest pixel
+    is 0 and the strongest 1; without positive evidence, or where all places have the same, a map is zero (see
+    `empty_maps`). They equal Grad-CAM's of the last layer, without a backward pass.
+
+    Args:
+        model: as in `raw_cam`.
+        images: (N, 3, H, W) floating point, normalized as in training.
+        class_idx: as in `raw_cam`.
+
+    Returns:
+        cams: (1, N, H, W) float32 in [0, 1], one layer of maps as from `grad_cam`, on the device of `images`.
+
+    Raises:
+        TypeError, ValueError: as `raw_cam`.
+
+    Example:
+        >>> from evalib.models import resnet18
+        >>> classic_cam(resnet18(width=4), torch.randn(2, 3, 32, 32), class_idx=3).shape
+        torch.Size([1, 2, 32, 32])
+    """
+    return finish(raw_cam(model, images, class_idx), images, "`model`")[None]
 
 
 def grad_cam(
@@ -70,7 +159,7 @@ def grad_cam(
         model: classifier with float32 weights that returns logits (N, num_classes). `torch.compile` and
             `DataParallel` around it are looked through.
         images: (N, 3, H, W) floating point, normalized as in training.
-        target_layers: one or several modules of the model with outputs (N, C, h, w), h and w at least 2.
+        target_layers: one or several modules of the model with outputs (N, C, h, w); of 1 x 1 place, the map is empty.
         class_idx: None for the predicted classes, an int for the same class throughout, or one per image.
 
     Returns:
@@ -89,47 +178,19 @@ def grad_cam(
     """
     from pytorch_grad_cam import GradCAM
 
-    model = _unwrap(model)
+    model = unwrap(model)
     layers = [target_layers] if isinstance(target_layers, nn.Module) else list(target_layers)
     labels = _label_layers(model, layers)
-    _check_inputs(model, images)
-    with _explaining(model):
+    check_inputs(model, images)
+    with explaining(model):
         found = _activations_and_gradients(model, images, labels, class_idx)
         engine = GradCAM(model=model, target_layers=[])  # no layers: it registers no hooks
     cams = {}
     for layer, (activation, gradient) in found.items():
         # (N, h, w), before ReLU; of the first three arguments Grad-CAM reads none
         cam = engine.get_cam_image(images, layer, None, activation.cpu().numpy(), gradient.cpu().numpy())
-        cams[layer] = _finish(torch.from_numpy(cam).float(), images, labels[layer])
+        cams[layer] = finish(torch.from_numpy(cam).float(), images, labels[layer])
     return torch.stack([cams[layer] for layer in layers]).to(images.device)
-
-
-def empty_maps(cams: Tensor) -> Tensor:
-    """Which maps are zero everywhere: no place spoke for the class, or all did equally. Figures label these.
-
-    Args:
-        cams: (L, N, H, W) as `grad_cam` returns them.
-
-    Returns:
-        (L, N) bool, True for an empty map.
-
-    Raises:
-        ValueError: if `cams` has not four dimensions.
-    """
-    if cams.dim() != 4:
-        raise ValueError(f"`cams` needs shape (L, N, H, W) as from `grad_cam`: got {tuple(cams.shape)}.")
-    return (cams == 0).flatten(2).all(dim=2)
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The network inside `torch.compile` and data-parallel wrappers."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(original := getattr(model, "_orig_mod", None), nn.Module):  # set by torch.compile
-            model = original
-        else:
-            return model
 
 
 def _label_layers(model: nn.Module, layers: Sequence[nn.Module]) -> dict[nn.Module, str]:
@@ -153,56 +214,15 @@ def _label_layers(model: nn.Module, layers: Sequence[nn.Module]) -> dict[nn.Modu
     return labels
 
 
-def _check_inputs(model: nn.Module, images: Tensor) -> None:
-    if not isinstance(images, Tensor) or images.dim() != 4 or images.numel() == 0:
-        raise ValueError(
-            f"`images` needs a tensor (N, 3, H, W) with at least one image: got {_form(images)}. "
-            "Make a single image a batch with `image[None]`."
-        )
-    if not images.is_floating_point():
-        raise ValueError(
-            f"`images` needs floating point: got {images.dtype}. "
-            "Normalize them as in training (`evalib.transforms.normalize`)."
-        )
-    if next(model.parameters(), None) is None:
-        raise ValueError("`model` needs parameters: got none. Pass a trained classifier.")
-    for name, weight in chain(model.named_parameters(), model.named_buffers()):
-        if weight.is_floating_point() and weight.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"`model` needs float32 weights: got {weight.dtype} in `{name}`. "
-                "Pass a copy, and layers of that copy: `copy.deepcopy(model).float()`."
-            )
-
-
-@contextmanager
-def _explaining(model: nn.Module) -> Iterator[None]:
-    """Eval mode, gradients, full precision, nothing compiled, whatever is set outside; random state kept."""
-    device = next(model.parameters()).device
-    # A part compiled earlier would leave our hooks out, one compiled now would keep them. (From torch 2.6 on.)
-    eager = torch.compiler.set_stance("force_eager") if hasattr(torch.compiler, "set_stance") else nullcontext()
-    with (
-        eager,
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        eval_mode(model),
-    ):
-        yield
-
-
 def _activations_and_gradients(
     model: nn.Module, images: Tensor, labels: Mapping[nn.Module, str], class_idx: ClassIdx
 ) -> dict[nn.Module, tuple[Tensor, Tensor]]:
     """Output of every layer and gradient of the classes' logits with respect to it, both (N, C, h, w)."""
-    weight = next(model.parameters())
     with _captured(labels) as activations:
-        # a copy, since a network may begin with an in-place operation
-        logits = model(images.detach().to(weight.device, weight.dtype, copy=True))
+        logits, classes = logits_and_classes(model, images, class_idx)
     for layer, label in labels.items():
         if layer not in activations:
             raise ValueError(f"{label} does not run in the model's `forward`. Choose a layer that does.")
-    classes = _one_class_per_image(class_idx, logits, len(images))
     score = logits.gather(1, classes[:, None]).sum()
     gradients: Sequence[Tensor | None] = [None] * len(activations)
     if score.requires_grad:
@@ -222,7 +242,9 @@ def _captured(labels: Mapping[nn.Module, str]) -> Iterator[dict[nn.Module, Tenso
     activations: dict[nn.Module, Tensor] = {}
 
     def keep(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        _check_feature_map(output, labels[layer])
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            got = f"{labels[layer]} needs an output (N, C, h, w): got {form(output)}"
+            raise ValueError(f"{got}. Choose a convolutional layer.")
         if layer in activations:
             raise ValueError(f"{labels[layer]} runs more than once in `forward`. Choose one that runs once.")
         # Two copies, one to keep and one to go on, so that no in-place operation around the layer (ReLU, `+=`)
@@ -235,58 +257,3 @@ def _captured(labels: Mapping[nn.Module, str]) -> Iterator[dict[nn.Module, Tenso
         for layer in labels:
             hooks.callback(layer.register_forward_hook(keep).remove)
         yield activations
-
-
-def _form(value: object) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _check_feature_map(output: Tensor, label: str) -> None:
-    if not isinstance(output, Tensor) or output.dim() != 4:
-        raise ValueError(f"{label} needs an output (N, C, h, w): got {_form(output)}. Choose a convolutional layer.")
-    height, width = output.shape[2:]
-    if height < 2 or width < 2:
-        raise ValueError(
-            f"{label} needs a feature map of at least 2x2 to tell places apart: got {height}x{width}. "
-            "Choose an earlier layer or pass larger images."
-        )
-
-
-def _one_class_per_image(class_idx: ClassIdx, logits: Tensor, num_images: int) -> Tensor:
-    """The classes to explain, (N,) int64, of logits (N, num_classes)."""
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != num_images:
-        raise ValueError(f"`model` needs to return logits ({num_images}, num_classes): got {_form(logits)}.")
-    if not logits.isfinite().all():
-        raise ValueError("`model` returned logits that are not finite. Check weights and `images` for NaN.")
-    if class_idx is None:
-        return logits.argmax(dim=1)
-    classes = torch.as_tensor(class_idx)
-    if classes.dim() == 0:
-        classes = classes.expand(num_images)
-    if classes.shape != (num_images,):
-        raise ValueError(
-            f"`class_idx` needs one class per image: got {_form(classes)} for {num_images} images. "
-            "Pass an int for the same class throughout, None for the predicted classes."
-        )
-    if classes.dtype == torch.bool or classes.is_floating_point() or classes.is_complex():
-        raise TypeError(f"`class_idx` needs integers: got {classes.dtype}.")
-    # a copy, since a tensor made under `inference_mode` cannot be part of a graph
-    classes = classes.to(logits.device, torch.int64, copy=True)
-    outside = classes[(classes < 0) | (classes >= logits.shape[1])]
-    if len(outside):
-        raise ValueError(f"`class_idx` needs classes from 0 to {logits.shape[1] - 1}: got {int(outside[0])}.")
-    return classes
-
-
-def _finish(maps: Tensor, images: Tensor, label: str) -> Tensor:
-    """ReLU, enlargement to (N, H, W) and scaling to [0, 1] of maps (N, h, w)."""
-    if not maps.isfinite().all():
-        raise ValueError(f"{label} gives a map that is not finite. Check the weights for huge values.")
-    maps = F.interpolate(maps.relu()[:, None], size=images.shape[2:], mode="bilinear")[:, 0]
-    return _unit_range(maps)
-
-
-def _unit_range(maps: Tensor) -> Tensor:
-    """Min-max of each map, on its own scale since gradients can be tiny; flat but for rounding becomes 0."""
-    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
-    return torch.where(high - low <= 1e-5 * high, 0.0, (maps - low) / (high - low))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evalib.cam import cam_layers, empty_maps, grad_cam
+from evalib.cam_networks import VGG19CAM, AlexNetCAM
 from evalib.models import resnet18
 
 
@@ -311,9 +312,14 @@ def test_flat_map_is_not_blown_up_to_a_pattern() -> None:
     assert cams.count_nonzero() == 0
 
 
-def test_empty_maps_needs_four_dimensions() -> None:
-    with pytest.raises(ValueError, match=r"`cams` needs shape \(L, N, H, W\).*got \(2, 4, 4\)"):
-        empty_maps(torch.zeros(2, 4, 4))
+def test_map_of_one_place_is_empty_and_of_one_row_is_not(net: TinyNet, images: Tensor) -> None:
+    cams = grad_cam(net, images[:, :, :4, :4], net.stages)  # feature maps of 4x4, 2x2 and 1x1
+    assert empty_maps(cams)[2].all()
+    assert not empty_maps(cams)[:2].all()
+    net.linear.requires_grad_(False).weight.abs_()
+    row = grad_cam(net, images[:, :, :4], net.c, 1)  # 1x3
+    assert not empty_maps(row).any()
+    torch.testing.assert_close(row, row[:, :, :1].expand(1, 3, 4, 12))
 
 
 # --- nothing is left behind ----------------------------------------------------------------------------------
@@ -458,17 +464,6 @@ def test_layer_without_influence_on_the_logits_is_refused(net: TinyNet, images: 
         grad_cam(net, images, net.a)
 
 
-@pytest.mark.parametrize(("size", "shape"), [((4, 4), "1x1"), ((4, 12), "1x3")])
-def test_feature_map_that_cannot_tell_places_apart_is_refused(net: TinyNet, size: tuple[int, int], shape: str) -> None:
-    message = rf"`target_layers\[2\]` \(c: Sequential\) needs a .*at least 2x2.*got {shape}.*earlier layer"
-    with pytest.raises(ValueError, match=message):
-        grad_cam(net, torch.rand(1, 3, *size), net.stages)
-
-
-def test_smallest_feature_map_is_accepted(net: TinyNet) -> None:
-    assert grad_cam(net, torch.rand(1, 3, 8, 8), net.c).shape == (1, 1, 8, 8)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_model_in_half_precision_is_refused(net: TinyNet, images: Tensor, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=rf"got {dtype} in `a.0.weight`.*deepcopy\(model\).float\(\)"):
@@ -492,7 +487,7 @@ def test_map_that_is_not_finite_is_refused(net: TinyNet, images: Tensor) -> None
         grad_cam(net, images, net.c)
 
 
-# --- the five layers of a ResNet -----------------------------------------------------------------------------
+# --- five layers of a network --------------------------------------------------------------------------------
 
 
 def test_cam_layers_of_our_resnet(images: Tensor) -> None:
@@ -509,6 +504,31 @@ def test_cam_layers_of_our_resnet(images: Tensor) -> None:
     assert [output.shape[-1] for output in outputs] == [32, 32, 16, 8, 4]
     assert all(output.min() >= 0 for output in outputs)  # after ReLU
     assert cams.shape == (5, 2, 32, 32)
+
+
+def test_cam_layers_of_alexnet() -> None:
+    model = AlexNetCAM(4)
+    layers = cam_layers(nn.DataParallel(model))
+    assert list(layers) == ["pool1", "pool2", "conv3", "conv4", "pool3"]
+    for name, layer in layers.items():
+        assert type(layer) is (nn.MaxPool2d if name.startswith("pool") else nn.ReLU)
+    sizes: list[tuple[int, ...]] = []
+    for layer in layers.values():
+        layer.register_forward_hook(lambda _module, _inputs, output: sizes.append(tuple(output.shape)))
+    cams = grad_cam(model, torch.rand(1, 3, 224, 224), list(layers.values()), 0)
+    # channels and sides of Krizhevsky 2014 (arXiv:1404.5997) as in torchvision
+    assert sizes == [(1, 64, 27, 27), (1, 192, 13, 13), (1, 384, 13, 13), (1, 256, 13, 13), (1, 256, 6, 6)]
+    assert cams.shape == (5, 1, 224, 224)
+
+
+def test_cam_layers_of_vgg19() -> None:
+    with torch.device("meta"):
+        model = VGG19CAM(4)
+    layers = cam_layers(model)
+    pools = [module for module in model.features if isinstance(module, nn.MaxPool2d)]
+    assert list(layers) == ["pool1", "pool2", "pool3", "pool4", "pool5"]
+    assert list(layers.values()) == pools
+    assert layers["pool5"] is model.features[-1]
 
 
 def test_cam_layers_of_another_model(net: TinyNet) -> None:
