@@ -1,24 +1,29 @@
-"""The figures of a run: curves, gallery of mistakes, confusion matrix and Grad-CAM, written beside its checkpoint."""
+"""The figures of a run, written beside its checkpoint, and the explanation of a single image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from evalib import plots
-from evalib.cam import cam_layers, grad_cam
-from evalib.data.folder import stack_images
+from evalib.cam import cam_layers, classic_cam, empty_maps, grad_cam
+from evalib.checkpoint import load_model
+from evalib.data.decoding import decode_image
 from evalib.data.image_data import ImageData
 from evalib.engine import Evaluation
 from evalib.history import History
 from evalib.metrics import confusion_matrix
 from evalib.mistakes import Mistakes, find_mistakes
-from evalib.runtime import eval_mode
-from evalib.transforms import normalize
+from evalib.rundir import CHECKPOINT_NAME
+from evalib.runtime import eval_mode, pick_device, replacing
+from evalib.transforms import Channels, Geometry, denormalize, normalize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,25 +57,64 @@ def explain_test_images(model: nn.Module, data: ImageData, indices: Sequence[int
     Raises:
         ValueError: if there is no index, or one lies outside the test images.
     """
-    if not indices or not 0 <= min(indices) <= max(indices) < len(data.test):
-        raise ValueError(
-            f"`indices` must name at least one test image in 0..{len(data.test) - 1}: got {list(indices)}."
-        )
-    chosen = torch.tensor(list(indices))
+    chosen = _checked_indices(indices, data)
     probability, predicted = _probabilities(model, data, data.test.images[chosen]).max(dim=1)
     return explain_mistakes(model, data, Mistakes(chosen, data.test.labels[chosen], predicted, probability))
 
 
-def explain_file(model: nn.Module, data: ImageData, path: str | Path) -> tuple[Figure, Tensor]:
-    """Grad-CAM of an image file for its predicted class, and the probabilities of all classes.
+class InputFormat(Protocol):
+    """What is known of a network's input and output: an `ImageData` or a `Checkpoint`."""
 
-    Args:
-        model: a network with layer1..layer4.
-        data: the data that the network was trained on: classes, statistics, image size.
-        path: any image file that Pillow reads; resized to the network's input.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
 
-    Returns:
-        The figure, and (C,) float32 probabilities in the order of the classes.
+    @property
+    def mean(self) -> Channels:
+        """RGB mean on the scale [0, 1]."""
+
+    @property
+    def std(self) -> Channels:
+        """RGB standard deviation on the scale [0, 1]."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the input in pixels."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images are brought to that size."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a network says of one image, and why.
+
+    Attributes:
+        image: (3, S, S) float32 in [0, 1], the network's input, denormalized.
+        cam: (S, S) float32 in [0, 1], the class activation map of `class_idx`.
+        class_idx: the class that is explained.
+        probabilities: (C,) float32.
+    """
+
+    image: Tensor
+    cam: Tensor
+    class_idx: int
+    probabilities: Tensor
+
+    @property
+    def predicted(self) -> int:
+        """The predicted class."""
+        return int(self.probabilities.argmax())
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the map has no place that speaks for the class more than others."""
+        return bool(empty_maps(self.cam[None, None])[0, 0])
+
+
+def read_image(path: str | Path, about: InputFormat) -> Tensor:
+    """(3, S, S) uint8: an image file as the network of `about` (its data or its checkpoint) is to see it.
 
     Raises:
         FileNotFoundError: if the file is not there.
@@ -78,20 +122,102 @@ def explain_file(model: nn.Module, data: ImageData, path: str | Path) -> tuple[F
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no image file {path}.")
-    raw = stack_images([(Path(path), str(path))], data.image_size)
-    probabilities = _probabilities(model, data, raw)[0]
-    best = int(probabilities.argmax())
-    title = (f"predicted {data.classes[best]}\n{100 * probabilities[best]:.0f} % · its map",)
-    return _cam_figure(model, data, raw, [torch.tensor([best])], [title]), probabilities
+    geometry = about.geometry if about.geometry.kind != "as_is" else Geometry("resize", about.image_size)
+    return torch.from_numpy(decode_image(Path(path), str(path), geometry).copy()).permute(2, 0, 1)
+
+
+def explain_image(
+    model: nn.Module, pixels: Tensor, about: InputFormat, *, class_name: str | None = None
+) -> Explanation:
+    """The probabilities of one image and the classic CAM (Zhou et al. 2016) of one class.
+
+    Args:
+        model: a network that ends in global average pooling and one linear layer, as all of evalib's.
+        pixels: (3, S, S) uint8, as from `read_image`, or an image of a split.
+        about: the network's data or checkpoint.
+        class_name: whose map; None takes the predicted class.
+
+    Raises:
+        ValueError: if there is no such class, or the network has no classic CAM.
+    """
+    images = normalize(pixels[None], about.mean, about.std).to(_device(model))
+    probabilities = _probabilities(model, about, pixels[None])[0]
+    class_idx = int(probabilities.argmax()) if class_name is None else _class_index(class_name, about.classes)
+    cam = classic_cam(model, images, class_idx)[0, 0].cpu()
+    return Explanation(denormalize(images[0].cpu(), about.mean, about.std), cam, class_idx, probabilities)
+
+
+def _class_index(name: str, classes: Sequence[str]) -> int:
+    """A class by its name, whatever the case."""
+    found = [index for index, known in enumerate(classes) if known.casefold() == name.casefold()]
+    if not found:
+        close = difflib.get_close_matches(name, classes, n=5, cutoff=0.3) or list(classes[:10])
+        raise ValueError(f"There is no class {name!r}. Did you mean: {', '.join(close)}?")
+    return found[0]
+
+
+def write_explanation(explanation: Explanation, stem: str | Path) -> tuple[Path, Path]:
+    """Write STEM.png, the network's input, and STEM_cam.png, the map laid over it; returns both paths."""
+    from matplotlib.image import imsave
+
+    stem = Path(str(stem).removesuffix(".png"))
+    paths = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}_cam.png")
+    photo = explanation.image.permute(1, 2, 0).double().numpy()
+    overlay = photo if explanation.is_flat else plots.overlay_cam(explanation.image, explanation.cam)
+    for path, picture in zip(paths, (photo, overlay), strict=True):
+        with replacing(path) as temporary:
+            imsave(temporary, np.round(picture * 255).astype(np.uint8))
+    return paths
+
+
+def explain_with_runs(
+    run_dirs: Mapping[str, str | Path], data: ImageData, indices: Sequence[int], *, columns: int = 5
+) -> Figure:
+    """The same test images through the networks of several runs: for each the classic CAM of its predicted class.
+
+    Args:
+        run_dirs: run directories by the name to show.
+        data: the dataset, as loaded; every network sees it through its own geometry and statistics.
+        indices: test images.
+        columns: tiles to a row, the image itself included.
+
+    Raises:
+        FileNotFoundError: if a directory holds no checkpoint.
+        ValueError: if an index lies outside, or a network tells other classes apart.
+    """
+    chosen = _checked_indices(indices, data)
+    models = {}
+    for name, folder in run_dirs.items():
+        model, checkpoint = load_model(Path(folder) / CHECKPOINT_NAME)
+        if checkpoint.classes != data.classes:
+            raise ValueError(f"{folder} was trained on other classes ({checkpoint.dataset}) than {data.name!r} has.")
+        pixels = data.prepared_for(checkpoint.recipe).test.images[chosen]
+        model = model.to(pick_device())
+        probability, predicted = _probabilities(model, checkpoint, pixels).max(dim=1)
+        images = normalize(pixels, checkpoint.mean, checkpoint.std).to(_device(model))
+        cams = classic_cam(model, images)[0].cpu()
+        models[name] = plots.ModelCams(pixels.float() / 255, cams, predicted, probability)
+    titles = [f"true: {data.classes[label]}" for label in data.test.labels[chosen].tolist()]
+    photos = data.test.images[chosen].float() / 255
+    return plots.plot_model_grid(models, photos, image_titles=titles, classes=data.classes, columns=columns)
+
+
+def _checked_indices(indices: Sequence[int], data: ImageData) -> Tensor:
+    if not indices or not 0 <= min(indices) <= max(indices) < len(data.test):
+        raise ValueError(
+            f"`indices` must name at least one test image in 0..{len(data.test) - 1}: got {list(indices)}."
+        )
+    return torch.tensor(list(indices))
 
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _probabilities(model: nn.Module, data: ImageData, raw: Tensor) -> Tensor:
+def _probabilities(model: nn.Module, about: InputFormat, pixels: Tensor) -> Tensor:
+    """(N, C) float32 of (N, 3, S, S) uint8 images."""
     with eval_mode(model), torch.no_grad():
-        return model(normalize(raw, data.mean, data.std).to(_device(model))).softmax(dim=1).cpu()
+        return model(normalize(pixels, about.mean, about.std).to(_device(model))).softmax(dim=1).cpu()
 
 
 def _cam_figure(

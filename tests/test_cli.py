@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
-import evalib.cli
+import evalib.commands
 from evalib.checkpoint import load_checkpoint
 from evalib.cli import main
 from evalib.data import sample
@@ -22,10 +23,10 @@ def small():
 @pytest.fixture(autouse=True)
 def small_and_fast(monkeypatch, small):
     """The commands as they are, on few images and a narrow network."""
-    monkeypatch.setattr(evalib.cli, "_load_data", lambda dataset, data_dir: small)
+    monkeypatch.setattr(evalib.commands, "load_data", lambda dataset, data_dir, filters, download=False: small)
     for name in ("demo", "eva6"):
         changed = recipes[name].replace(width=8, epochs=2, batch_size=20, precision="float32")
-        monkeypatch.setitem(evalib.cli.recipes, name, changed)
+        monkeypatch.setitem(evalib.commands.recipes, name, changed)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,8 @@ def trained(small, tmp_path_factory):
     """A run directory made by `evalib demo`."""
     run = tmp_path_factory.mktemp("runs") / "demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evalib.cli, "_load_data", lambda dataset, data_dir: small)
-        patch.setitem(evalib.cli.recipes, "demo", recipes["demo"].replace(width=8, epochs=2, precision="float32"))
+        patch.setattr(evalib.commands, "load_data", lambda dataset, data_dir, filters, download=False: small)
+        patch.setitem(evalib.commands.recipes, "demo", recipes["demo"].replace(width=8, epochs=2, precision="float32"))
         assert main(["demo", "--run-dir", str(run), "--device", "cpu"]) == 0
     return run
 
@@ -94,14 +95,60 @@ def test_cam(run, capsys, which):
     assert str(run / "cam.png") in capsys.readouterr().out
 
 
-def test_cam_of_an_image_file(run, tmp_path, capsys):
-    output = tmp_path / "out" / "why.png"
-    assert main(["cam", str(run), "--image", str(run / "samples.png"), "--output", str(output), "--device", "cpu"]) == 0
-    assert output.stat().st_size > 1000
-    shares = [float(line.split("%")[0]) for line in capsys.readouterr().out.splitlines() if "%" in line]
+def said_shares(said):
+    return [float(line.split("%")[0]) for line in said.splitlines() if "%" in line]
+
+
+@pytest.mark.parametrize("image", ["file", "7"])
+def test_cam_of_one_image(run, tmp_path, capsys, image, small):
+    stem = tmp_path / "out" / "why"
+    named = str(run / "samples.png") if image == "file" else image
+    command = ["cam", "--checkpoint", str(run / "last.pt"), "--image", named, "--output", str(stem), "--device", "cpu"]
+    assert main([*command, "--class", "Frog"]) == 0
+    said = capsys.readouterr().out
+    shares = said_shares(said)
     assert len(shares) == 10
     assert shares == sorted(shares, reverse=True)
-    assert sum(shares) == pytest.approx(100, abs=1)
+    assert sum(shares) == pytest.approx(100, abs=0.1)
+    assert "predicted: " in said
+    assert "map of:    frog (6)" in said
+    real = small.classes[small.test.labels[7]]
+    assert (f"real:      {real} (" in said) == (image == "7")
+    for path in (tmp_path / "out" / "why.png", tmp_path / "out" / "why_cam.png"):
+        with Image.open(path) as picture:
+            assert picture.size == (32, 32)
+        assert str(path) in said
+
+
+def test_cam_of_an_image_file_needs_no_data(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(evalib.commands, "load_data", lambda *a, **k: pytest.fail("loaded the data"))
+    command = ["cam", str(run), "--image", str(run / "samples.png"), "--output", str(tmp_path / "x"), "--device", "cpu"]
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--image", "40"], "--image must name a test image in 0..39, or a file: got 40"),
+        (["--image", "no.jpg"], "There is no image file no.jpg"),
+        (["--image", "3", "--class", "frok"], "There is no class 'frok'. Did you mean: frog"),
+    ],
+)
+def test_cam_of_one_image_with_wrong_words(run, words, message, capsys):
+    assert main(["cam", str(run), *words, "--device", "cpu"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_network_for_other_classes_is_named(run, capsys, monkeypatch, tiny_data):
+    monkeypatch.setattr(evalib.commands, "load_data", lambda *a, **k: tiny_data)
+    assert main(["eval", str(run), "--device", "cpu"]) == 1
+    assert "The network tells 10 classes apart, tiny has 3" in capsys.readouterr().err
+
+
+def test_filters_of_cars_are_refused_elsewhere(monkeypatch, capsys, tmp_path):
+    monkeypatch.undo()
+    assert main(["train", "sample", "--car-brand", "BMW", "--run-dir", str(tmp_path)]) == 1
+    assert "--car-brand, --car-type, --car-year and --target are for the dataset cars" in capsys.readouterr().err
 
 
 def test_doctor(capsys):
@@ -156,13 +203,13 @@ def test_an_unwritable_run_directory_fails_before_training(tmp_path, capsys, mon
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    real = evalib.cli._EpochLines.__call__
+    real = evalib.commands.EpochLines.__call__
 
     def stop(self, history):
         real(self, history)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evalib.cli._EpochLines, "__call__", stop)
+    monkeypatch.setattr(evalib.commands.EpochLines, "__call__", stop)
     assert main(["demo", "--run-dir", str(tmp_path / "run"), "--device", "cpu"]) == 130
     assert "Stopped after epoch 1 of 2. The same command continues" in capsys.readouterr().out
     assert (tmp_path / "run" / "last.pt").exists()

@@ -1,13 +1,28 @@
 """The figures of a run: which are written, and what their titles say."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from evalib.engine import Evaluation
+from evalib.data.decoding import decode_image
+from evalib.engine import Evaluation, fit
 from evalib.history import EpochRecord, History
 from evalib.mistakes import find_mistakes
-from evalib.report import explain_file, explain_mistakes, explain_test_images, write_figures
+from evalib.models import model_for
+from evalib.plots import overlay_cam
+from evalib.recipes import recipes
+from evalib.report import (
+    explain_image,
+    explain_mistakes,
+    explain_test_images,
+    explain_with_runs,
+    read_image,
+    write_explanation,
+    write_figures,
+)
 
 
 def evaluation_of(labels, predictions, num_classes=3):
@@ -68,8 +83,49 @@ def test_chosen_images(tiny_model, tiny_data):
 
 def test_an_image_file_of_any_size(tiny_model, tiny_data, tmp_path):
     Image.new("RGB", (57, 91), (200, 30, 60)).save(tmp_path / "photo.png")
-    figure, probabilities = explain_file(tiny_model, tiny_data, tmp_path / "photo.png")
-    assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)
-    assert f"predicted {tiny_data.classes[int(probabilities.argmax())]}" in texts(figure)
+    pixels = read_image(tmp_path / "photo.png", tiny_data)
+    assert pixels.shape == (3, 32, 32)
+    explanation = explain_image(tiny_model, pixels, tiny_data)
+    assert explanation.probabilities.sum().item() == pytest.approx(1, abs=1e-5)
+    assert explanation.class_idx == explanation.predicted == int(explanation.probabilities.argmax())
+    assert (explanation.image * 255 - pixels).abs().max() < 1e-3, "what is shown is not what the network saw"
     with pytest.raises(FileNotFoundError, match="There is no image file"):
-        explain_file(tiny_model, tiny_data, tmp_path / "none.png")
+        read_image(tmp_path / "none.png", tiny_data)
+
+
+def test_the_map_of_any_class_by_its_name(tiny_model, tiny_data):
+    pixels = tiny_data.test.images[0]
+    maps = [explain_image(tiny_model, pixels, tiny_data, class_name=name) for name in ("ant", "BEE", "cow")]
+    assert [found.class_idx for found in maps] == [0, 1, 2]
+    assert not torch.equal(maps[0].cam, maps[1].cam), "the map does not depend on the class"
+    with pytest.raises(ValueError, match=r"There is no class 'ants'. Did you mean: ant"):
+        explain_image(tiny_model, pixels, tiny_data, class_name="ants")
+
+
+def test_the_written_pictures_are_the_input_and_the_overlay(tiny_model, tiny_data, tmp_path):
+    explanation = explain_image(tiny_model, tiny_data.test.images[3], tiny_data)
+    paths = write_explanation(explanation, tmp_path / "new" / "out.png")
+    assert [path.name for path in paths] == ["out.png", "out_cam.png"]
+    photo, overlay = (decode_image(path, path.name).astype(int) for path in paths)
+    assert np.array_equal(photo, tiny_data.test.images[3].permute(1, 2, 0).numpy())
+    expected = np.round(overlay_cam(explanation.image, explanation.cam) * 255)
+    assert np.abs(overlay - expected).max() <= 1
+
+
+def test_the_same_images_through_several_runs(tiny_data, tmp_path):
+    recipe = recipes["demo"].replace(width=8, epochs=1, batch_size=8, precision="float32")
+    folders = {}
+    for name, changed in (("whole", recipe), ("middle", recipe.replace(geometry="center_crop", image_size=40))):
+        model = model_for(changed, 3)
+        fit(model, tiny_data.prepared_for(changed), changed, run_dir=tmp_path / name, progress=False)
+        folders[name] = tmp_path / name
+    figure = explain_with_runs(folders, tiny_data, [2, 5])
+    pictures = [axes.images[0].get_array().shape[:2] for axes in figure.axes if axes.images]
+    assert pictures == [(32, 32), (32, 32), (40, 40)] * 2
+    assert "true: cow" in texts(figure)
+    assert "middle" in texts(figure)
+    other = dataclasses.replace(tiny_data, classes=("ant", "bee", "dog"))
+    with pytest.raises(ValueError, match="was trained on other classes"):
+        explain_with_runs(folders, other, [2])
+    with pytest.raises(ValueError, match=r"at least one test image in 0..11"):
+        explain_with_runs(folders, tiny_data, [12])
