@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Okabe and Ito (2008): told apart by the color-blind; without their yellow, which is too pale for a line
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TILE = 1.3  # inches, 143 pixels: a 32x32 image enlarged about four times
+WIDE_TILE = TILE + 0.5  # for a title of several words
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -33,10 +34,10 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def gallery(count: int, columns: int, *, title_lines: int, width: float = TILE) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` tiles, at most `columns` to a row."""
+def gallery(count: int, columns: int, *, title_lines: int, size: float = TILE) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` tiles of `size` inches, titles above, at most `columns` to a row."""
     columns, rows = min(columns, count), -(-count // columns)
-    figure = new_figure(columns * width, rows * (TILE + 0.16 * title_lines))
+    figure = new_figure(columns * size, rows * (size + 0.16 * title_lines))
     tiles = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in tiles[count:]:
         spare.remove()

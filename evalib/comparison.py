@@ -1,0 +1,158 @@
+"""Several runs in one table, made from the recipe and the history that every run wrote: nothing is typed in.
+
+>>> compare_runs({"random start": "runs/a", "ImageNet start": "runs/b"})
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalib.history import History
+from evalib.recipes import Recipe
+from evalib.rundir import HISTORY_NAME, RECIPE_NAME
+
+# Columns of numbers; every other one is words
+FORMATS = {
+    "image size": "{} px",
+    "frozen layers": "{}",
+    "train images": "{:,}",
+    "test images": "{:,}",
+    "epochs": "{}",
+    "test accuracy": "{:.2%}",
+    "train accuracy": "{:.2%}",
+    "seconds per epoch": "{:.1f}",
+    "seed": "{}",
+}
+# What a run is and gave; stays in the table, even if two runs agree in it
+ALWAYS = ("run", "test accuracy", "train accuracy", "seconds per epoch")
+# Settings that every comparison names, in words of its own; any other one is named if the runs differ in it
+NAMED = ("name", "model", "width", "image_size", "geometry", "weights", "frozen_layers", "epochs", "seed")
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs side by side: `print` it, or let a notebook show it. Settings that all runs share stand below the table.
+
+    Attributes:
+        rows: one dictionary per run, column to value, all with the same columns. Accuracies are fractions in [0, 1]
+            at the last epoch, "seconds per epoch" is the median over the epochs, "state" is "finished" or such as
+            "interrupted, 10 planned". A value is None where it does not apply or an older run did not record it.
+    """
+
+    rows: list[dict[str, Any]]
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The settings in which all runs agree; empty for a single run."""
+        first, *others = self.rows
+        agreed = {name: value for name, value in first.items() if all(row[name] == value for row in others)}
+        return {name: value for name, value in agreed.items() if others and name not in ALWAYS}
+
+    def __str__(self) -> str:
+        columns, cells = self._cells()
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if name in FORMATS else cell.ljust(width)
+                for name, cell, width in zip(columns, line, widths, strict=True)
+            ).rstrip()
+            for line in (columns, ["-" * width for width in widths], *cells)
+        ]
+        return "\n".join([*lines, *self._below()])
+
+    def _repr_markdown_(self) -> str:
+        columns, cells = self._cells()
+        rule = ["---:" if name in FORMATS else "---" for name in columns]
+        lines = [
+            " | ".join(["", *(cell.replace("|", r"\|") for cell in line), ""]).strip()
+            for line in (columns, rule, *cells)
+        ]
+        return "\n".join([*lines, "", *self._below()])
+
+    def _cells(self) -> tuple[list[str], list[list[str]]]:
+        shared = self.shared
+        columns = [name for name in self.rows[0] if name not in shared]
+        return columns, [[_cell(name, row[name]) for name in columns] for row in self.rows]
+
+    def _below(self) -> list[str]:
+        shared = [f"{name} {_cell(name, value)}" for name, value in self.shared.items()]
+        return [f"The same in all runs: {', '.join(shared)}."] if shared else []
+
+
+def compare_runs(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> Comparison:
+    """Compare runs: their settings, their accuracy on the test images at the LAST epoch, and what an epoch took.
+
+    Args:
+        run_dirs: folders of runs by the name that each is to have in the table, or just the folders, whose own names
+            are taken then.
+
+    Raises:
+        FileNotFoundError: if a folder is not there or is none of a run.
+        ValueError: if a file in it is damaged, a run has no finished epoch, two have one name, or there is no run.
+    """
+    if isinstance(run_dirs, str | Path):
+        raise ValueError(f"`run_dirs` needs several folders, as a list or by name: got the single {str(run_dirs)!r}.")
+    named = isinstance(run_dirs, Mapping)
+    folders = [Path(folder) for folder in (run_dirs.values() if isinstance(run_dirs, Mapping) else run_dirs)]
+    names = list(run_dirs) if named else [folder.resolve().name for folder in folders]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"`run_dirs` needs at least one run, and no name twice: got {names}. Give names: {{name: folder, ...}}."
+        )
+    runs = [_read_run(folder) for folder in folders]
+    recipes = [recipe for recipe, _ in runs]
+    others = {name for recipe in recipes for name in recipes[0].difference(recipe) if name not in NAMED}
+    differing = [field.name for field in dataclasses.fields(Recipe) if field.name in others]
+    return Comparison([{"run": str(name), **_row(*run, differing)} for name, run in zip(names, runs, strict=True)])
+
+
+def _read_run(folder: Path) -> tuple[Recipe, History]:
+    for name in (RECIPE_NAME, HISTORY_NAME):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {name}: it needs to be the folder of a run with at least one finished epoch, "
+                "as `fit(..., run_dir=...)` and `evalib train --run-dir` write it."
+            )
+    try:
+        recipe = Recipe.from_json((folder / RECIPE_NAME).read_text())
+    except (ValueError, TypeError) as error:  # TypeError: a setting of another type
+        raise ValueError(f"{folder / RECIPE_NAME} is not a recipe of evalib ({error}).") from error
+    history = History.load(folder / HISTORY_NAME)
+    if not history.epochs:
+        raise ValueError(f"{folder / HISTORY_NAME} has no epoch yet: nothing to compare.")
+    return recipe, history
+
+
+def _row(recipe: Recipe, history: History, differing: Sequence[str]) -> dict[str, Any]:
+    last = history.epochs[-1]
+    ended = "interrupted" if history.interrupted else "unfinished"
+    state = "finished" if last.epoch >= recipe.epochs else f"{ended}, {recipe.epochs} planned"
+    narrow = recipe.model.startswith("resnet") and recipe.width != 64
+    start = {"none": "random", "imagenet": "ImageNet"}
+    return {
+        "model": f"{recipe.model}, width {recipe.width}" if narrow else recipe.model,
+        "image size": recipe.image_size or None,
+        "geometry": recipe.geometry.replace("_", " "),
+        # the folder, too: every checkpoint is called last.pt
+        "weights": start.get(recipe.weights, "/".join(Path(recipe.weights).parts[-2:])),
+        "frozen layers": recipe.frozen_layers,
+        **{name.replace("_", " "): str(getattr(recipe, name)) for name in differing},
+        "train images": history.train_images or None,
+        "test images": history.test_images or None,
+        "epochs": last.epoch,
+        "state": state,
+        "test accuracy": last.test_accuracy,
+        "train accuracy": last.train_accuracy,
+        "seconds per epoch": statistics.median(history.column("seconds")),
+        "device": history.device or None,
+        "seed": recipe.seed,
+    }
+
+
+def _cell(name: str, value: Any) -> str:
+    return "n/a" if value is None else FORMATS.get(name, "{}").format(value)
