@@ -33,6 +33,7 @@ from evalib.data.stanford_cars_download import (
 from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry
 
 TARGETS = ("class", "brand", "type")
+_PARTS = (META, *(part for parts in ANNOTATIONS.values() for part in parts))
 
 
 def stanford_cars(
@@ -154,9 +155,6 @@ def _folder(root: Path, download: bool) -> Path:
         raise FileNotFoundError(f"Stanford Cars in {found} lacks {', '.join(missing)}. {ways}")
     check_class_names([str(name) for name in _read_mat(found / META, "class_names")], str(found / META))
     return found
-
-
-_PARTS = (META, *(part for parts in ANNOTATIONS.values() for part in parts))
 
 
 def _ways(folder: Path, start: str) -> str:
