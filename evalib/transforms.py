@@ -179,44 +179,45 @@ def albumentations_pipeline(name: str, mean: Channels, std: Channels, image_size
     check_name("augmentation", name, AUGMENTATIONS)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
     import albumentations as A
-    import cv2
     from albumentations.pytorch import ToTensorV2
 
     steps: list[Any] = []
     if name == "cars":
         steps.append(strict(A.ToGray, p=0.3))
-    if name in ("flip", "eva6", "cars"):
+    if name != "none":
         steps.append(strict(A.HorizontalFlip, p=0.5))
-    if name == "eva6":
-        fill = tuple(255 * value for value in mean)  # before Normalize a color is on the scale 0..255
-        hole = {"num_holes_range": (1, 1), "hole_height_range": (16, 16), "hole_width_range": (16, 16)}
-        steps += [
-            strict(
-                A.Affine,
-                translate_percent=(-0.1, 0.1),
-                scale=(0.9, 1.1),
-                keep_ratio=True,
-                rotate=(-15, 15),
-                border_mode=cv2.BORDER_REFLECT_101,
-                p=0.5,
-            ),
-            strict(
-                A.PadIfNeeded,
-                min_height=image_size,
-                min_width=image_size,
-                border_mode=cv2.BORDER_CONSTANT,
-                fill=fill,
-                p=1.0,
-            ),
-            A.OneOf([strict(A.CoarseDropout, **hole, fill=fill, p=0.7), strict(A.ToGray, p=0.3)], p=1.0),
-        ]
     if name == "cars":
         steps += [
             strict(A.Perspective, scale=(0.08, 0.08), keep_size=True, fit_output=True, p=1.0),
             strict(A.Affine, translate_percent=(-0.1, 0.1), p=1.0),
         ]
+    if name == "eva6":
+        steps += _eva6_steps(mean, image_size)
     steps += [strict(A.Normalize, mean=mean, std=std, max_pixel_value=255.0), ToTensorV2()]
     return A.Compose(steps)
+
+
+def _eva6_steps(mean: Channels, image_size: int) -> list[Any]:
+    """What system B does between flip and normalization."""
+    import albumentations as A
+    import cv2
+
+    fill = tuple(255 * value for value in mean)  # before Normalize a color is on the scale 0..255
+    hole = {"num_holes_range": (1, 1), "hole_height_range": (16, 16), "hole_width_range": (16, 16)}
+    pad = {"min_height": image_size, "min_width": image_size, "border_mode": cv2.BORDER_CONSTANT, "fill": fill}
+    return [
+        strict(
+            A.Affine,
+            translate_percent=(-0.1, 0.1),
+            scale=(0.9, 1.1),
+            keep_ratio=True,
+            rotate=(-15, 15),
+            border_mode=cv2.BORDER_REFLECT_101,
+            p=0.5,
+        ),
+        strict(A.PadIfNeeded, **pad, p=1.0),
+        A.OneOf([strict(A.CoarseDropout, **hole, fill=fill, p=0.7), strict(A.ToGray, p=0.3)], p=1.0),
+    ]
 
 
 def seed_pipeline(pipeline: albumentations.Compose, seed: int) -> None:
