@@ -133,6 +133,50 @@ def jpeg_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with Stanford Cars in torchvision's layout: 6 training and 3 test images of four classes, of random dots."""
+    import numpy as np
+    import scipy.io
+    from PIL import Image
+
+    from evalib.data.car_names import CAR_CLASSES
+
+    root = tmp_path_factory.mktemp("cars")
+    folder, generator = root / "stanford_cars", np.random.default_rng(0)
+    (folder / "devkit").mkdir(parents=True)
+    names = {"class_names": np.array(CAR_CLASSES, dtype=object)}
+    scipy.io.savemat(folder / "devkit" / "cars_meta.mat", names)
+    fields = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")
+    for split, each, file in (
+        ("train", 6, "devkit/cars_train_annos.mat"),
+        ("test", 3, "cars_test_annos_withlabels.mat"),
+    ):
+        (folder / f"cars_{split}").mkdir()
+        rows = np.zeros(4 * each, dtype=[(field, object) for field in fields])
+        for index in range(4 * each):
+            number = (26, 29, 38, 155)[index % 4]  # three of BMW, one of Land Rover, counted from 1
+            name = f"{index + 1:05d}.jpg"
+            dots = generator.integers(0, 256, (72, 96, 3), dtype=np.uint8)
+            Image.fromarray(dots).save(folder / f"cars_{split}" / name)
+            rows[index] = (10, 10, 80, 60, number, name)
+        scipy.io.savemat(folder / file, {"annotations": rows})
+    return root
+
+
+@pytest.fixture(scope="session")
+def features_of_cam_networks(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of files of random weights, `{model}` in place of the network's name."""
+    import torch
+
+    from evalib.models import build_model
+
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("alexnet_cam", "vgg19_cam"):
+        torch.save(build_model(name, 3, seed=5).state_dict(), folder / f"{name}.pt")
+    return str(folder / "{model}.pt")
+
+
 # --- interpreters without evalib ------------------------------------------------------------------
 
 

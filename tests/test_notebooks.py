@@ -26,13 +26,21 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 
 # Folders that tell of a machine, at the start of a path; and a drive of Windows.
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])/(?:home|root|Users|work|tmp|content|mnt|opt|srv|usr|var)/|\b[A-Z]:\\\\?\w")
-# Small enough for a slow CPU: half a minute for the whole notebook, most of them spent on imports.
+# Small enough for a slow CPU: a minute for a whole notebook, most of it spent on imports.
 SMALL = {
     "EVALIB_DATA": "sample",
     "EVALIB_RECIPE": "demo",
     "EVALIB_EPOCHS": "1",
     "EVALIB_TRAIN_LIMIT": "200",
     "EVALIB_TEST_LIMIT": "100",
+}
+SMALL_CAM = {
+    "EVALIB_TRAIN_LIMIT": "20",
+    "EVALIB_TEST_LIMIT": "10",
+    "EVALIB_IMAGE_SIZE": "96",
+    "EVALIB_BATCH_SIZE": "10",
+    "EVALIB_LR": "1e-5",
+    "EVALIB_WEIGHTS": "none",
 }
 TINY = SMALL | {"EVALIB_TRAIN_LIMIT": "50", "EVALIB_TEST_LIMIT": "50"}
 
@@ -203,7 +211,9 @@ def execute(notebook: Notebook, python: Path, folder: Path, environment: dict[st
 
 
 @pytest.fixture(scope="module")
-def executed(new_interpreter, source_tree, tmp_path_factory) -> Callable[[Path], tuple[Execution, Path]]:
+def executed(
+    new_interpreter, source_tree, tmp_path_factory, small_cars, features_of_cam_networks
+) -> Callable[[Path], tuple[Execution, Path]]:
     """Runs a notebook, once, where evalib is not installed; gives the execution and its interpreter.
 
     The set-up cell clones the working tree and installs it, so that the interpreter has evalib afterwards.
@@ -214,6 +224,9 @@ def executed(new_interpreter, source_tree, tmp_path_factory) -> Callable[[Path],
         if path not in done:
             python, folder = new_interpreter(), tmp_path_factory.mktemp("notebook")
             environment = SMALL | {"EVALIB_REPO": source_tree.as_uri()}
+            if path != FIRST:
+                places = {"EVALIB_CARS_DIR": str(small_cars), "EVALIB_PRETRAINED": features_of_cam_networks}
+                environment |= SMALL_CAM | places
             done[path] = execute(read(path), python, folder, environment), python
         return done[path]
 
