@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out; foreign weights load strictly; nothing hostile runs."""
 
+import json
 import pickle
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from evalib.checkpoint import (
 )
 from evalib.models import build_model
 from evalib.recipes import recipes
+from evalib.transforms import Geometry
 
 
 @pytest.fixture
@@ -154,3 +156,27 @@ def test_missing_and_foreign_files(model, tmp_path):
     torch.save(model.state_dict(), tmp_path / "foreign.pth")
     with pytest.raises(ValueError, match="is not a checkpoint of evalib"):
         load_checkpoint(tmp_path / "foreign.pth")
+
+
+def test_geometry_and_filters_come_back(checkpoint, tmp_path):
+    filters = {"brand": ("BMW", "Audi"), "year": ("2012",)}
+    whole = replace(checkpoint, geometry=Geometry("center_crop", 224), filters=filters)
+    save_checkpoint(tmp_path / "last.pt", whole)
+    found = load_checkpoint(tmp_path / "last.pt")
+    assert found.geometry == Geometry("center_crop", 224)
+    assert found.filters == filters
+
+
+def test_older_checkpoints_have_neither_geometry_nor_filters(checkpoint, model, tmp_path):
+    save_checkpoint(tmp_path / "last.pt", checkpoint)
+    values = torch.load(tmp_path / "last.pt", weights_only=True)
+    del values["geometry"], values["filters"]
+    later = ("geometry", "image_size", "statistics", "weights", "frozen_layers")
+    recipe = json.loads(values["recipe"])
+    values["recipe"] = json.dumps({name: value for name, value in recipe.items() if name not in later})
+    torch.save(values, tmp_path / "older.pt")
+    loaded, found = load_model(tmp_path / "older.pt")
+    assert found.geometry == Geometry()
+    assert found.filters == {}
+    assert found.recipe == checkpoint.recipe
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())

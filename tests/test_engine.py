@@ -5,15 +5,19 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
+from evalib.checkpoint import load_checkpoint
 from evalib.data.image_data import ImageData, Split
+from evalib.data.image_files import ImageFiles
 from evalib.data.loaders import eval_loader
 from evalib.engine import evaluate, fit, train_one_epoch
 from evalib.execution import SingleDevice
 from evalib.history import History
 from evalib.models import build_model
 from evalib.recipes import Recipe
+from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry
 
 CPU = {"device": "cpu", "workers": 0, "progress": False}
 
@@ -278,6 +282,76 @@ def test_label_smoothing_trains_on_it_but_reports_plain_cross_entropy(ten_thousa
 def test_bfloat16_trains_too(tiny_data):
     history = fit(tiny(), tiny_data, recipe(epochs=1, precision="bfloat16"), **CPU)
     assert 0 < history.epochs[0].train_loss < 10
+
+
+@pytest.fixture
+def in_files(tmp_path):
+    """15 images of one gray level, 100, in PNG files of different sizes, for training and for testing; 3 classes."""
+    paths = [tmp_path / f"{number}.png" for number in range(15)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (30 + number, 45), (100, 100, 100)).save(path)
+    split = Split(ImageFiles(paths, Geometry("resize", 64)), torch.arange(15) % 3)
+    return ImageData("gray", ("a", "b", "c"), split, split, (0.5,) * 3, (0.25,) * 3, filters={"brand": ("BMW", "Audi")})
+
+
+ON_FILES = {"epochs": 1, "geometry": "resize", "image_size": 32, "statistics": "imagenet", "batch_size": 4}
+
+
+def test_training_on_files_keeps_how_they_were_prepared(in_files, tmp_path):
+    settings = recipe(**ON_FILES, augmentation="cars", val_fraction=0.25)
+    history = fit(tiny(), in_files.prepared_for(settings), settings, run_dir=tmp_path / "run", **CPU)
+    assert len(history.epochs) == 1
+    assert 0 < history.epochs[0].train_loss < 10
+    assert 0 < history.epochs[0].val_loss < 100
+    found = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert (found.geometry, found.image_size) == (Geometry("resize", 32), 32)
+    assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert found.filters == {"brand": ("BMW", "Audi")}
+
+
+def test_training_and_testing_see_the_same_pixels(in_files):
+    """Images of one gray level, not augmented: every value that the network gets is (100 / 255 - mean) / std."""
+    settings, model, seen = recipe(**ON_FILES), tiny(), []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append((module.training, inputs[0])))
+    fit(model, in_files.prepared_for(settings), settings, **CPU)
+    assert {training for training, _ in seen} == {True, False}
+    expected = (100 / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    for _, images in seen:
+        assert images.shape[1:] == (3, 32, 32)
+        torch.testing.assert_close(images, expected[:, None, None].expand_as(images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"statistics": "data"}, r"wants images with Geometry\(kind='resize', image_size=32\).*image_size=64\)"),
+        ({"geometry": "center_crop", "image_size": 64}, r"wants .*kind='center_crop'.*got .*kind='resize'"),
+        ({"image_size": 64}, r"imagenet statistics: got .* mean \(0.5, 0.5, 0.5\)"),
+    ],
+)
+def test_data_that_are_not_prepared_for_the_recipe_are_refused(in_files, wanted, message, monkeypatch, tmp_path):
+    monkeypatch.setattr(SingleDevice, "step", lambda *arguments: pytest.fail("trained before the check"))
+    settings = recipe(**(ON_FILES | wanted))
+    with pytest.raises(ValueError, match=message + r".*Pass `data.prepared_for\(recipe\)`"):
+        fit(tiny(), in_files, settings, run_dir=tmp_path / "run", **CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_in_memory_are_refused_and_prepared_too(tiny_data):
+    settings = recipe(epochs=1, geometry="center_crop", image_size=40)
+    with pytest.raises(ValueError, match=r"kind='center_crop', image_size=40\).*got Geometry\(kind='as_is'"):
+        fit(tiny(), tiny_data, settings, **CPU)
+    shapes, model = set(), tiny()
+    model.register_forward_pre_hook(lambda module, inputs: shapes.add(tuple(inputs[0].shape[1:])))
+    fit(model, tiny_data.prepared_for(settings), settings, **CPU)
+    assert shapes == {(3, 40, 40)}
+
+
+def test_the_history_tells_device_and_number_of_images(tiny_data, tmp_path):
+    fit(tiny(), tiny_data, recipe(epochs=1, val_fraction=0.25), run_dir=tmp_path, **CPU)
+    found = History.load(tmp_path / "history.json")
+    assert found.device.startswith("CPU, ")
+    assert (found.train_images, found.test_images) == (18, 12)  # 6 of 24 are for validation
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

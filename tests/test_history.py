@@ -1,5 +1,7 @@
 """History: figures by column, and the way through JSON."""
 
+import json
+
 import pytest
 
 from evalib.history import EpochRecord, History
@@ -30,3 +32,19 @@ def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / "history.json").write_text(text)
     with pytest.raises(ValueError, match="history.json is not a history of evalib"):
         History.load(tmp_path / "history.json")
+
+
+def test_device_and_number_of_images_are_kept(history, tmp_path):
+    history.device, history.train_images, history.test_images = "a GPU", 50_000, 10_000
+    history.save(tmp_path / "history.json")
+    found = History.load(tmp_path / "history.json")
+    assert found == history
+    assert (found.device, found.train_images, found.test_images) == ("a GPU", 50_000, 10_000)
+
+
+def test_a_history_of_an_older_version_has_no_device(history, tmp_path):
+    older = {name: history.to_dict()[name] for name in ("epochs", "interrupted")}
+    (tmp_path / "history.json").write_text(json.dumps(older))
+    found = History.load(tmp_path / "history.json")
+    assert found.epochs == history.epochs
+    assert (found.device, found.train_images, found.test_images) == ("", 0, 0)

@@ -54,6 +54,8 @@ def test_unknown_names_list_the_known_ones():
         ("label_smoothing", 1.0),
         ("val_fraction", -0.1),
         ("l1", -1.0),
+        ("frozen_layers", -1),
+        ("image_size", -224),
     ],
 )
 def test_values_out_of_range(setting, value):
@@ -69,3 +71,50 @@ def test_damaged_json(text):
 
 def test_the_names_of_models_are_those_that_can_be_built():
     assert tuple(MODELS) == MODEL_NAMES
+
+
+def test_a_geometry_needs_a_size_and_only_a_geometry_does():
+    for geometry, size in (("resize", 0), ("center_crop", 0), ("as_is", 224)):
+        with pytest.raises(
+            ValueError, match=f"`image_size` must be 0 with geometry 'as_is'.*got {size} with '{geometry}'"
+        ):
+            Recipe(name="x", geometry=geometry, image_size=size)
+    assert Recipe(name="x", geometry="center_crop", image_size=224).image_size == 224
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"geometry": "squash"}, "Unknown geometry 'squash'. Known: as_is, resize, center_crop"),
+        ({"statistics": "mine"}, "Unknown kind of statistics 'mine'. Known: data, imagenet"),
+        ({"augmentation": "car"}, "Unknown augmentation 'car'. Known: none, flip, eva6, cars"),
+        ({"model": "alexnet"}, "Unknown model 'alexnet'. Known: .*alexnet_cam, vgg19_cam"),
+    ],
+)
+def test_unknown_settings_of_images_and_networks(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(name="x", **setting)
+
+
+def test_recipes_of_older_runs_see_images_as_they_are_and_begin_randomly():
+    """Without the settings that came later, every one of them."""
+    recipe = Recipe.from_json('{"name": "old", "model": "resnet18", "lr": 0.1}')
+    assert (recipe.geometry, recipe.image_size, recipe.statistics) == ("as_is", 0, "data")
+    assert (recipe.weights, recipe.frozen_layers) == ("none", 0)
+    assert recipe == Recipe(name="old", lr=0.1)
+
+
+def test_the_hpi_recipes_are_system_a():
+    alexnet, vgg = recipes["hpi-alexnet"], recipes["hpi-vgg19"]
+    assert (alexnet.model, vgg.model) == ("alexnet_cam", "vgg19_cam")
+    assert set(vgg.difference(alexnet)) == {"name", "model"}
+    assert (alexnet.geometry, alexnet.image_size, alexnet.statistics) == ("resize", 224, "imagenet")
+    assert (alexnet.weights, alexnet.frozen_layers, alexnet.epochs) == ("imagenet", 0, 10)
+    assert alexnet.augmentation == "none"
+
+
+def test_cars_alexnet_is_system_c():
+    cars = recipes["cars-alexnet"]
+    assert (cars.model, cars.weights, cars.optimizer, cars.lr) == ("alexnet_cam", "imagenet", "adam", 1e-5)
+    assert (cars.epochs, cars.batch_size, cars.augmentation) == (30, 4, "cars")
+    assert (cars.geometry, cars.image_size, cars.statistics) == ("resize", 256, "imagenet")
