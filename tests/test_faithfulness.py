@@ -55,7 +55,7 @@ def test_flat_maps_are_misses(value: float) -> None:
 
 def test_equally_strong_pixels() -> None:
     cams = torch.zeros(1, 4, 4)
-    cams[0, 0] = 1.0
+    cams[0, 0] = torch.tensor([1 - 1e-7, 1 - 2e-7, 1 - 1e-7, 1.0])  # equal but for rounding
     for right, hit in ((1.0, False), (2.0, True), (3.0, True), (4.0, True)):
         assert pointing_game(cams, torch.tensor([[0.0, 0.0, right, 1.0]])).tolist() == [hit]
 
