@@ -97,18 +97,20 @@ def compare_runs(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> C
     """
     if isinstance(run_dirs, str | Path):
         raise ValueError(f"`run_dirs` needs several folders, as a list or by name: got the single {str(run_dirs)!r}.")
-    named = isinstance(run_dirs, Mapping)
-    folders = [Path(folder) for folder in (run_dirs.values() if isinstance(run_dirs, Mapping) else run_dirs)]
-    names = list(run_dirs) if named else [folder.resolve().name for folder in folders]
+    if isinstance(run_dirs, Mapping):
+        named = [(str(name), Path(folder)) for name, folder in run_dirs.items()]
+    else:
+        named = [(Path(folder).resolve().name, Path(folder)) for folder in run_dirs]
+    names = [name for name, _ in named]
     if not names or len(set(names)) < len(names):
         raise ValueError(
             f"`run_dirs` needs at least one run, and no name twice: got {names}. Give names: {{name: folder, ...}}."
         )
-    runs = [_read_run(folder) for folder in folders]
-    recipes = [recipe for recipe, _ in runs]
-    others = {name for recipe in recipes for name in recipes[0].difference(recipe) if name not in NAMED}
+    runs = [_read_run(folder) for _, folder in named]
+    first = runs[0][0]
+    others = {setting for recipe, _ in runs for setting in first.difference(recipe) if setting not in NAMED}
     differing = [field.name for field in dataclasses.fields(Recipe) if field.name in others]
-    return Comparison([{"run": str(name), **_row(*run, differing)} for name, run in zip(names, runs, strict=True)])
+    return Comparison([{"run": name, **_row(*run, differing)} for name, run in zip(names, runs, strict=True)])
 
 
 def _read_run(folder: Path) -> tuple[Recipe, History]:

@@ -34,10 +34,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def row_height(size: float, title_lines: int) -> float:
+    """Inches that a tile and the lines of its title take, at a font size of 9 or less."""
+    return size + 0.16 * title_lines + 0.1
+
+
 def gallery(count: int, columns: int, *, title_lines: int, size: float = TILE) -> tuple[Figure, list[Axes]]:
     """A figure with `count` tiles of `size` inches, titles above, at most `columns` to a row."""
     columns, rows = min(columns, count), -(-count // columns)
-    figure = new_figure(columns * size, rows * (size + 0.16 * title_lines))
+    figure = new_figure(columns * size, rows * row_height(size, title_lines))
     tiles = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in tiles[count:]:
         spare.remove()
@@ -69,6 +74,7 @@ def save_figure(fig: Figure, path: str | Path) -> Path:
 
 
 def require(condition: bool, message: str) -> None:
+    """ValueError with this message unless the condition holds."""
     if not condition:
         raise ValueError(message)
 

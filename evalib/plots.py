@@ -17,7 +17,7 @@ from evalib.car_errors import CarErrors
 from evalib.curves import LiveCurves as LiveCurves
 from evalib.curves import plot_history as plot_history
 from evalib.data.image_data import ImageData
-from evalib.figures import COLORS, TILE, WIDE_TILE, gallery, new_figure, require, show_image, unit_array
+from evalib.figures import COLORS, TILE, WIDE_TILE, gallery, new_figure, require, row_height, show_image, unit_array
 from evalib.figures import save_figure as save_figure
 from evalib.metrics import per_class_accuracy
 from evalib.mistakes import Mistakes
@@ -240,7 +240,7 @@ def plot_model_grid(
     lines = -(-len(tiles) // across)
     titles = [_wrapped(title) for title in image_titles]
     title_lines = _most_lines([*titles, *(title for model in tiles for title, _, _ in model)])
-    figure = new_figure((across + 1) * WIDE_TILE, count * lines * (WIDE_TILE + 0.16 * title_lines))
+    figure = new_figure((across + 1) * WIDE_TILE, count * lines * row_height(WIDE_TILE, title_lines))
     grid = figure.subplots(count * lines, across + 1, squeeze=False)
     for row, axes in enumerate(grid):
         n, line = divmod(row, lines)

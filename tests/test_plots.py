@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator
 from itertools import combinations
-from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -15,17 +13,21 @@ import pytest
 import torch
 from PIL import Image
 
+from evalib.car_errors import car_errors
+from evalib.data.car_names import CAR_CLASSES
 from evalib.data.image_data import CIFAR10_CLASSES, ImageData, Split
 from evalib.engine import Evaluation
 from evalib.history import EpochRecord, History
 from evalib.mistakes import Mistakes, find_mistakes
 from evalib.plots import (
-    LiveCurves,
+    ModelCams,
     overlay_cam,
     plot_cams,
+    plot_car_errors,
     plot_confusion_matrix,
     plot_history,
     plot_mistakes,
+    plot_model_grid,
     plot_samples,
     save_figure,
 )
@@ -40,14 +42,10 @@ def nothing_leaks() -> Iterator[None]:
     assert dict(matplotlib.rcParams) == settings
 
 
-def history_of(epochs: int, *, val: bool = False, interrupted: bool = False) -> History:
-    records = []
-    for epoch in range(1, epochs + 1):
-        measured = {"train_loss": 2 / epoch, "train_accuracy": 1 - 0.5 / epoch}
-        measured |= {"test_loss": 2.1 / epoch, "test_accuracy": 1 - 0.625 / epoch}
-        measured |= {"val_loss": 2.2 / epoch, "val_accuracy": 1 - 0.75 / epoch} if val else {}
-        records.append(EpochRecord(epoch=epoch, seconds=1.0, images_per_second=1.0, lr=0.1, **measured))
-    return History(records, interrupted=interrupted)
+def history_of(epochs: int) -> History:
+    return History(
+        [EpochRecord(k, 2 / k, 1 - 0.5 / k, 2.1 / k, 1 - 0.6 / k, 1.0, 1.0, 0.1) for k in range(1, epochs + 1)]
+    )
 
 
 def cifar_like(per_class: int = 3) -> ImageData:
@@ -57,6 +55,14 @@ def cifar_like(per_class: int = 3) -> ImageData:
     images = torch.randint(0, 256, (2, len(labels), 3, 32, 32), dtype=torch.uint8, generator=generator)
     train, test = Split(images[0], labels), Split(images[1], labels)
     return ImageData("random", CIFAR10_CLASSES, train, test, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def cars_like() -> ImageData:
+    """One photo, larger than those of CIFAR-10, of each of 14 cars with long names."""
+    classes = tuple(sorted(CAR_CLASSES, key=len)[-14:])
+    images = torch.randint(0, 256, (14, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    split = Split(images, torch.arange(14))
+    return ImageData("cars", classes, split, split, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def mistakes_of(data: ImageData, count: int) -> Mistakes:
@@ -77,6 +83,38 @@ def cam_figure(rows: int = 2, layers: int = 3):
     return images, cams, plot_cams(images, cams, layer_names=names, row_titles=titles)
 
 
+def model_cams(count: int, size: int = 32, *, seed: int = 0, classes: int = 10) -> ModelCams:
+    """Random images and maps; the first prediction is class `seed`, each further one the class after it."""
+    generator = torch.Generator().manual_seed(seed)
+    return ModelCams(
+        images=torch.rand(count, 3, size, size, generator=generator),
+        cams=torch.rand(count, size, size, generator=generator),
+        predicted=(torch.arange(count) + seed) % classes,
+        probability=torch.linspace(0.5, 0.9, count),
+    )
+
+
+def model_grid(count: int = 2, models: int = 6, *, columns: int = 5):
+    """The models, the images, and the figure of them."""
+    cams = {f"model {seed}": model_cams(count, 32 + 16 * seed, seed=seed) for seed in range(models)}
+    images, titles = torch.rand(count, 3, 48, 48), [f"image {n}, true: cat" for n in range(count)]
+    figure = plot_model_grid(cams, images, image_titles=titles, classes=CIFAR10_CLASSES, columns=columns)
+    return cams, images, figure
+
+
+def car_grid():
+    cars = sorted(CAR_CLASSES, key=len)[-8:]
+    models = {f"VGG19, {seed} % frozen": model_cams(1, 96, seed=seed, classes=8) for seed in range(8)}
+    return plot_model_grid(models, torch.rand(1, 3, 96, 96), image_titles=[f"true: {cars[-1]}"], classes=cars)
+
+
+def guesses_about_cars():
+    """Every car once, taken for the one before it in the list, but for every third."""
+    labels = torch.arange(196)
+    logits = torch.nn.functional.one_hot((labels - (labels % 3 > 0).long()), 196).float()
+    return car_errors(Evaluation(loss=0.0, accuracy=0.0, logits=logits, labels=labels), CAR_CLASSES)
+
+
 def drawn(axes) -> np.ndarray:
     """The pixels that an axes was given."""
     (image,) = axes.get_images()
@@ -86,11 +124,16 @@ def drawn(axes) -> np.ndarray:
 # --- every figure ---------------------------------------------------------------------------------
 
 EVERY_FIGURE: dict[str, Callable[[], object]] = {
-    "history": lambda: plot_history({"eva6": history_of(20), "fast": history_of(3, val=True)}),
+    "history": lambda: plot_history({"eva6": history_of(20), "fast": history_of(3)}),
     "samples": lambda: plot_samples(cifar_like()),
     "mistakes": lambda: plot_mistakes(cifar_like(), mistakes_of(cifar_like(), 7)),
     "confusion": lambda: plot_confusion_matrix(torch.eye(10, dtype=torch.int64) * 1000, CIFAR10_CLASSES),
     "cams": lambda: cam_figure(rows=2, layers=3)[2],
+    "samples of cars": lambda: plot_samples(cars_like()),
+    "mistakes about cars": lambda: plot_mistakes(cars_like(), mistakes_of(cars_like(), 10)),
+    "errors about cars": lambda: plot_car_errors(guesses_about_cars()),
+    "grid": lambda: model_grid(count=2, models=6)[2],
+    "grid of cars": car_grid,
 }
 every_figure = pytest.mark.parametrize("make", EVERY_FIGURE.values(), ids=EVERY_FIGURE)
 
@@ -149,89 +192,6 @@ def test_all_images_of_a_small_dataset_are_drawn_as_square_pixels_without_a_fram
         assert list(axes.get_xticks()) == list(axes.get_yticks()) == []
 
 
-# --- curves ---------------------------------------------------------------------------------------
-
-
-def test_lines_are_the_columns_of_the_history_on_one_epoch_axis():
-    history = history_of(20)
-    loss, accuracy = plot_history(history).axes
-    for axes, measure, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
-        train, test = axes.lines
-        for line, split, style in ((train, "train", "--"), (test, "test", "-")):
-            assert line.get_linestyle() == style
-            assert list(line.get_xdata()) == list(range(1, 21))
-            expected = [scale * value for value in history.column(f"{split}_{measure}")]
-            assert list(line.get_ydata()) == pytest.approx(expected)
-        assert train.get_color() == test.get_color()
-    assert (loss.get_title(), accuracy.get_title()) == ("Loss", "Accuracy (%)")
-    assert loss.get_xlabel() == accuracy.get_xlabel() == "epoch"
-
-
-@pytest.mark.parametrize("epochs", [1, 2, 7, 12, 13, 20, 60, 61, 200, 3000])
-def test_epoch_ticks_are_whole_start_at_one_and_are_not_crowded(epochs):
-    axes = plot_history(history_of(epochs)).axes[0]
-    ticks = list(axes.get_xticks())
-    assert ticks[0] == 1
-    assert all(tick == int(tick) <= epochs for tick in ticks)
-    assert len(ticks) == len(set(ticks)) <= 13
-    assert epochs == 1 or len(ticks) > 1
-    assert axes.get_xlim()[0] > -0.1 * epochs
-    assert axes.get_xlim()[0] < 1 <= epochs < axes.get_xlim()[1]
-
-
-def test_several_runs_have_a_color_and_a_name_each_and_tell_their_last_test_accuracy():
-    runs = {"eva6": history_of(4), "_fast $x$": history_of(2, val=True, interrupted=True)}
-    figure = plot_history(runs)
-    lines = figure.axes[1].lines
-    assert len(lines) == 5
-    assert len({line.get_color() for line in lines}) == 2
-    legend = [text.get_text().replace(r"\$", "$") for text in figure.legends[0].get_texts()]
-    assert legend == [
-        "train eva6",
-        "test eva6: 84.38 % at epoch 4",  # 1 - 0.625 / 4 = 0.84375
-        "train _fast $x$",
-        "test _fast $x$: 68.75 % at epoch 2, interrupted",
-        "val _fast $x$",
-    ]
-    assert lines[4].get_linestyle() == ":"
-    assert list(lines[4].get_ydata()) == [25.0, 62.5]
-
-
-def test_an_epoch_without_validation_is_a_gap():
-    history = history_of(3, val=True)
-    history.epochs[1] = history_of(3).epochs[1]
-    values = plot_history(history).axes[0].lines[2].get_ydata()
-    assert values[0] == pytest.approx(2.2)
-    assert math.isnan(values[1])
-
-
-def test_a_single_epoch_and_eight_runs_and_diverged_losses_can_be_drawn(tmp_path):
-    for line in plot_history(history_of(1)).axes[0].lines:
-        assert line.get_marker() == "o"
-        assert line.get_markersize() > 0
-    record = EpochRecord(1, math.nan, 0.1, math.inf, 0.1, 1.0, 1.0, 0.1)
-    save_figure(plot_history({str(run): History([record]) for run in range(8)}), tmp_path / "nan.png")
-
-
-def test_accuracy_axis_ends_at_100_percent():
-    history = History([EpochRecord(e, 0.1, 1.0, 0.1, 0.5 * e, 1.0, 1.0, 0.1) for e in (1, 2)])
-    assert 100 < plot_history(history).axes[1].get_ylim()[1] <= 101
-
-
-@pytest.mark.parametrize(
-    ("histories", "error", "message"),
-    [
-        (History(), ValueError, "needs an epoch in every run: it has none"),
-        ({"a": history_of(1), "b": History()}, ValueError, "needs an epoch in every run: b has none"),
-        ({}, ValueError, "at least one run: got none"),
-        ([history_of(1)], TypeError, "needs a History, or several by name: got list"),
-    ],
-)
-def test_nothing_to_plot_is_an_error(histories, error, message):
-    with pytest.raises(error, match=message):
-        plot_history(histories)
-
-
 # --- samples and mistakes -------------------------------------------------------------------------
 
 
@@ -267,8 +227,8 @@ def test_mistakes_show_their_untouched_pixels_and_tell_both_classes():
         np.testing.assert_array_equal(drawn(axes), data.test.images[m].permute(1, 2, 0).numpy())
         assert drawn(axes).dtype == np.uint8
     # labels run 9, 8, ...; the class after 9 (truck) is 0 (airplane)
-    assert figure.axes[0].get_title() == "true: truck\npredicted: airplane 87 %"
-    assert figure.axes[1].get_title() == "true: ship\npredicted: truck 87 %"
+    assert figure.axes[0].get_title() == "true: truck\npredicted: airplane 87\u00a0%"
+    assert figure.axes[1].get_title() == "true: ship\npredicted: truck 87\u00a0%"
 
 
 def test_mistakes_keep_the_order_given_and_the_number_of_columns():
@@ -288,8 +248,8 @@ def test_long_class_names_are_wrapped():
     data = ImageData("cars", names, data.train, data.test, data.mean, data.std)
     lines = plot_mistakes(data, mistakes_of(data, 1)).axes[0].get_title().split("\n")
     assert lines[0] == "true: truck"
-    assert " ".join(lines[1:]) == "predicted: AM General Hummer SUV extended 2000 87 %"
-    assert max(map(len, lines)) <= 30
+    assert " ".join(lines[1:]) == "predicted: AM General Hummer SUV extended 2000 87\u00a0%"
+    assert max(map(len, lines)) <= 27
 
 
 def test_an_empty_gallery_fails_loudly():
@@ -486,66 +446,101 @@ def test_a_grid_that_does_not_fit_is_an_error(changed, message):
         plot_cams(**(arguments | changed))
 
 
-# --- live curves ----------------------------------------------------------------------------------
+# --- grids of models ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def notebook(monkeypatch):
-    """Stands in for IPython: notes what is displayed and under which name. `shell` is the running shell."""
-    calls: list[tuple[str, object, str]] = []
-    shell = SimpleNamespace(kernel=object(), execution_count=1)
-    display = SimpleNamespace(
-        display=lambda shown, *, display_id: calls.append(("display", shown, display_id)),
-        update_display=lambda shown, *, display_id: calls.append(("update", shown, display_id)),
-    )
-    stage = SimpleNamespace(calls=calls, shell=shell)
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: stage.shell, display=display))
-    monkeypatch.setitem(sys.modules, "IPython.display", display)
-    return stage
+def test_each_row_of_the_grid_begins_with_the_image_and_every_model_has_its_own_below_its_name():
+    models, images, figure = model_grid(count=2, models=8)
+    grid = np.array(figure.axes).reshape(4, 5)  # two rows for each image: four models, then the other four
+    for row, axes in enumerate(grid):
+        n, first = row // 2, 4 * (row % 2)
+        assert axes[0].get_title() == f"image {n}, true: cat"
+        np.testing.assert_allclose(drawn(axes[0]), images[n].permute(1, 2, 0).numpy())
+        for seed, tile in enumerate(axes[1:], start=first):
+            model = models[f"model {seed}"]
+            said = f"{CIFAR10_CLASSES[n + seed]} {(50, 90)[n]}\u00a0%"
+            assert tile.get_title() == f"model {seed}\n{said}"
+            np.testing.assert_array_equal(drawn(tile), overlay_cam(model.images[n], model.cams[n]))
 
 
-def train(live: LiveCurves, epochs: int) -> None:
-    """Call it as `fit` does: after every epoch, with the one history that grows."""
-    history, source = History(), history_of(epochs)
-    for record in source.epochs:
-        history.epochs.append(record)
-        live(history)
+@pytest.mark.parametrize(
+    ("models", "columns", "tiles"),
+    [(4, 5, [5]), (8, 5, [5, 5]), (3, 5, [4]), (5, 5, [5, 2]), (3, 2, [2, 2, 2]), (1, 9, [2])],
+)
+def test_models_go_on_in_the_next_row_below_the_image(models, columns, tiles):
+    figure = model_grid(count=1, models=models, columns=columns)[2]
+    figure.draw_without_rendering()
+    places = [axes.get_position() for axes in figure.axes]
+    rows = sorted({round(place.y0, 2) for place in places}, reverse=True)
+    assert [sum(round(place.y0, 2) == row for place in places) for row in rows] == tiles
+    for row in rows[1:]:  # tiles stand below those of the first row
+        lefts = [round(place.x0, 2) for place in places if round(place.y0, 2) == row]
+        assert lefts == [round(place.x0, 2) for place in places[: len(lefts)]]
 
 
-def test_live_curves_are_created_once_and_then_redrawn_in_place(notebook):
-    train(LiveCurves(), 3)
-    assert [kind for kind, _, _ in notebook.calls] == ["display", "update", "update"]
-    assert len({display_id for _, _, display_id in notebook.calls}) == 1
-    for epoch, (_, figure, _) in enumerate(notebook.calls, start=1):
-        assert len(figure.axes[0].lines[0].get_xdata()) == epoch
+def test_a_model_without_evidence_shows_the_plain_image_that_it_saw_and_says_so():
+    models = {"blind": model_cams(2), "seeing": model_cams(2)}
+    models["blind"].cams[1] = 0
+    figure = plot_model_grid(models, torch.rand(2, 3, 8, 8), image_titles=["a", "b"], classes=CIFAR10_CLASSES)
+    grid = np.array(figure.axes).reshape(2, 3)
+    np.testing.assert_allclose(drawn(grid[1, 1]), models["blind"].images[1].permute(1, 2, 0).numpy())
+    notes = [[text.get_text() for text in axes.texts] for axes in grid.flat]
+    assert notes == [[], [], [], [], ["no evidence"], []]
 
 
-def test_running_the_cell_again_or_training_again_begins_a_new_output(notebook):
-    live = LiveCurves()
-    train(live, 2)
-    notebook.shell.execution_count = 2  # the output of the first run of the cell is gone
-    train(live, 2)
-    other = history_of(3)
-    other.epochs = other.epochs[1:]  # another run in the same cell: its first epoch is another one
-    live(other)
-    assert [kind for kind, _, _ in notebook.calls] == ["display", "update", "display", "update", "display"]
-    assert len({display_id for _, _, display_id in notebook.calls}) == 3
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"models": {}}, "needs a model and 2 `columns`: got 0 and 5"),
+        ({"columns": 1}, "needs a model and 2 `columns`: got 1 and 1"),
+        ({"images": torch.zeros(3, 3, 8, 8)}, r"`images` needs \(N, 3, H, W\) for N = 2 .*: got \(3, 3, 8, 8\)"),
+        ({"images": torch.zeros(2, 1, 8, 8)}, r"`images` needs \(N, 3, H, W\) for N = 2 .*: got \(2, 1, 8, 8\)"),
+        ({"images": torch.zeros(0, 3, 8, 8), "image_titles": []}, "for N = 0 `image_titles`, at least 1"),
+        ({"images": torch.full((2, 3, 8, 8), 2.0)}, "`images` needs values in .*: got 2 to 2"),
+        ({"models": {"m": model_cams(3)}}, r"m needs images \(2, 3, H, W\), .*: got \(3, 3, 32, 32\)"),
+        ({"classes": ["cat"]}, r"`predicted` of m needs to lie in 0..0: got 0..1"),
+    ],
+)
+def test_a_grid_of_models_that_does_not_fit_is_an_error(changed, message):
+    arguments = {
+        "models": {"m": model_cams(2)},
+        "images": torch.zeros(2, 3, 8, 8),
+        "image_titles": ["a", "b"],
+        "classes": CIFAR10_CLASSES,
+    }
+    with pytest.raises(ValueError, match=message):
+        plot_model_grid(**(arguments | changed))
 
 
-def test_live_curves_need_no_notebook(notebook, monkeypatch):
-    notebook.shell = None  # IPython is installed, but this is a plain Python
-    train(LiveCurves(), 2)
-    notebook.shell = SimpleNamespace(execution_count=1)  # IPython in a terminal
-    train(LiveCurves(), 2)
-    monkeypatch.delitem(sys.modules, "IPython")
-    train(LiveCurves(), 2)
-    assert notebook.calls == []
-    assert "IPython" not in sys.modules
+@pytest.mark.parametrize("name", ["images", "cams", "predicted", "probability"])
+def test_every_part_of_a_model_has_one_entry_per_image(name):
+    parts = vars(model_cams(2))
+    model = ModelCams(**{**parts, name: parts[name][:1]})
+    with pytest.raises(ValueError, match=r"m needs images \(2, 3, H, W\), cams \(2, H, W\) and 2 predictions"):
+        plot_model_grid({"m": model}, torch.zeros(2, 3, 8, 8), image_titles=["a", "b"], classes=CIFAR10_CLASSES)
 
 
-def test_live_curves_wait_for_the_first_epoch(notebook):
-    LiveCurves()(History())
-    assert notebook.calls == []
+# --- errors about cars ----------------------------------------------------------------------------
+
+
+def test_bars_are_shares_and_accuracies_in_percent_and_marks_what_has_to_be_surpassed():
+    errors = guesses_about_cars()
+    left, right = plot_car_errors(errors).axes
+    for axes, expected in ((left, errors.shares), (right, {"class": 66 / 196, **errors.accuracies})):
+        assert [label.get_text() for label in axes.get_yticklabels()] == list(expected)
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx([100 * v for v in expected.values()])
+        assert [text.get_text() for text in axes.texts] == [f"{100 * value:.1f}" for value in expected.values()]
+        assert axes.yaxis_inverted()  # the first one on top
+    assert left.get_title() == "All 196 test images (%)"
+    (marks,) = right.lines
+    assert list(marks.get_ydata()) == ["brand", "type", "year"]
+    assert list(marks.get_xdata()) == pytest.approx([100 * value for value in errors.most_frequent.values()])
+
+
+def test_errors_without_an_image_cannot_be_drawn():
+    nothing = Evaluation(0.0, 0.0, logits=torch.zeros(0, 196), labels=torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(ValueError, match="`errors` has no image: nothing to show"):
+        plot_car_errors(car_errors(nothing, CAR_CLASSES))
 
 
 # --- files ----------------------------------------------------------------------------------------
