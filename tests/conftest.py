@@ -135,7 +135,7 @@ def jpeg_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with Stanford Cars in torchvision's layout: 6 training and 3 test images of four classes, of random dots."""
+    """Stanford Cars in torchvision's layout: 6 training and 3 test images of each of four classes, random dots."""
     import numpy as np
     import scipy.io
     from PIL import Image
