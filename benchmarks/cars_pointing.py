@@ -1,6 +1,6 @@
 """Do the maps point at the car? The pointing game on Stanford Cars with boxes, beside what needs no network.
 
-For a run of `evalib train cars` (or any checkpoint of evalib) and for the same network with random weights: the share of
+For a run of `evalib train cars` and for the same network with random weights: the share of
 test images whose strongest place lies inside the car's box. Beside it a Gaussian in the middle of the image and the
 share of the image that the boxes fill (chance).
 
