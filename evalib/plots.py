@@ -232,7 +232,8 @@ def plot_model_grid(
         ValueError: if there is no model, a shape, length or range does not fit, or `columns` < 2.
     """
     photos, count = unit_array("images", images, ndim=4), len(image_titles)
-    require(len(models) > 0 and columns >= 2, f"needs a model and 2 `columns`: got {len(models)} and {columns}.")
+    fits = len(models) > 0 and columns >= 2
+    require(fits, f"`models` needs at least 1, `columns` needs 2 or more: got {len(models)} and {columns}.")
     fits = photos.shape[:2] == (count, 3) and photos.size > 0
     require(fits, f"`images` needs (N, 3, H, W) for N = {count} `image_titles`, at least 1: got {photos.shape}.")
     tiles = [_model_tiles(name, model, count, classes) for name, model in models.items()]

@@ -275,6 +275,22 @@ def test_mistakes_of_another_dataset_are_an_error(tiny_data):
         plot_mistakes(tiny_data, mistakes_of(cifar_like(), 3))
 
 
+@pytest.mark.parametrize(
+    ("figure", "inches"),
+    [
+        (lambda: plot_samples(cars_like()), 1.3),
+        (lambda: plot_mistakes(cars_like(), mistakes_of(cars_like(), 10)), 1.8),
+        (car_grid, 1.8),
+    ],
+)
+def test_titles_of_many_lines_do_not_shrink_their_images(figure, inches):
+    drawn_figure = figure()
+    drawn_figure.draw_without_rendering()
+    for axes in drawn_figure.axes:
+        width = axes.get_window_extent().width / drawn_figure.dpi
+        assert 0.85 * inches < width <= inches
+
+
 # --- confusion matrix -----------------------------------------------------------------------------
 
 
@@ -491,8 +507,8 @@ def test_a_model_without_evidence_shows_the_plain_image_that_it_saw_and_says_so(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"models": {}}, "needs a model and 2 `columns`: got 0 and 5"),
-        ({"columns": 1}, "needs a model and 2 `columns`: got 1 and 1"),
+        ({"models": {}}, "`models` needs at least 1, `columns` needs 2 or more: got 0 and 5"),
+        ({"columns": 1}, "`models` needs at least 1, `columns` needs 2 or more: got 1 and 1"),
         ({"images": torch.zeros(3, 3, 8, 8)}, r"`images` needs \(N, 3, H, W\) for N = 2 .*: got \(3, 3, 8, 8\)"),
         ({"images": torch.zeros(2, 1, 8, 8)}, r"`images` needs \(N, 3, H, W\) for N = 2 .*: got \(2, 1, 8, 8\)"),
         ({"images": torch.zeros(0, 3, 8, 8), "image_titles": []}, "for N = 0 `image_titles`, at least 1"),
