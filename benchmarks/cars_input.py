@@ -22,6 +22,7 @@ from torchvision import datasets, transforms
 
 from evalib.data import stanford_cars
 from evalib.data.loaders import FileLoader
+from evalib.runtime import keep_freed_memory
 from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry
 
 Batch = tuple[Tensor, Tensor]
@@ -67,10 +68,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default="data")
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    keep_freed_memory()  # as `fit` and the commands do; it holds for the whole process, and so for both
+    torch.set_num_threads(1)  # of this process: the cores are for the workers of either
     size, batch, workers = options.image_size, options.batch_size, options.workers
 
     root = Path(options.data_dir)

@@ -113,7 +113,9 @@ class EpochLines:
 
 def _execution(device: str | None, precision: str = "auto") -> SingleDevice:
     from evalib.execution import SingleDevice
+    from evalib.runtime import keep_freed_memory
 
+    keep_freed_memory()
     return SingleDevice(device, precision)
 
 

@@ -134,7 +134,7 @@ def normalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     if images.dtype != torch.uint8:
         raise TypeError(f"`images` must be uint8 in 0..255: got {images.dtype}.")
     mean_255, std_255 = _per_channel(mean, images) * 255, _per_channel(std, images) * 255
-    return (images.float() - mean_255) / std_255
+    return (images - mean_255).div_(std_255)  # in place: new memory costs more than the arithmetic
 
 
 def denormalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:

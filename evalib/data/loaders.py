@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -150,7 +150,9 @@ class WorkerLoader:
     ) -> None:  # fmt: skip
         self.device = device or pick_device("cpu")
         self.sampler = _EpochSampler(len(data.train), batch_size, seed)
-        self.batches = _in_workers(_AugmentedBatches(data, augmentation, seed), self.sampler, workers, self.device)
+        self.batches = _in_workers(
+            _AugmentedBatches(data, augmentation, seed), self.sampler, workers, self.device, _stand_back
+        )
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -164,7 +166,13 @@ class WorkerLoader:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
-def _in_workers(batches: Dataset[Batch], sampler: Any, workers: int | None, device: torch.device) -> DataLoader[Batch]:
+def _in_workers(
+    batches: Dataset[Batch],
+    sampler: Any,
+    workers: int | None,
+    device: torch.device,
+    begin: Callable[[int], None] | None = None,
+) -> DataLoader[Batch]:
     """A loader whose workers make whole batches out of the sampler's items."""
     workers = workers_here(workers)
     return DataLoader(
@@ -173,7 +181,7 @@ def _in_workers(batches: Dataset[Batch], sampler: Any, workers: int | None, devi
         batch_size=None,  # the sampler's items are whole batches
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=_stand_back,
+        worker_init_fn=begin,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(0),  # else it draws from the global random numbers
     )
@@ -184,7 +192,7 @@ class _StoredBatches(Dataset[Batch]):
         self.split = split
 
     def __getitem__(self, indices: Any) -> Batch:
-        return self.split.images[indices].contiguous(), self.split.labels[indices]
+        return self.split.images[indices], self.split.labels[indices]
 
 
 class FileLoader:
