@@ -33,7 +33,7 @@ def explain_mistakes(model: nn.Module, data: ImageData, mistakes: Mistakes) -> F
     """Grad-CAM of misclassified test images: two rows an image, for the predicted and for the true class.
 
     Args:
-        model: a network with layer1..layer4.
+        model: a network that `evalib.cam.cam_layers` knows.
         data: whose test images the mistakes are.
         mistakes: which images to show; take a `head` of ten or so.
 
@@ -58,7 +58,8 @@ def explain_test_images(model: nn.Module, data: ImageData, indices: Sequence[int
         ValueError: if there is no index, or one lies outside the test images.
     """
     chosen = _checked_indices(indices, data)
-    probability, predicted = _probabilities(model, data, data.test.images[chosen]).max(dim=1)
+    images = _input(model, data, data.test.images[chosen])
+    probability, predicted = _probabilities(model, images).max(dim=1)
     return explain_mistakes(model, data, Mistakes(chosen, data.test.labels[chosen], predicted, probability))
 
 
@@ -123,7 +124,7 @@ def read_image(path: str | Path, about: InputFormat) -> Tensor:
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no image file {path}.")
     geometry = about.geometry if about.geometry.kind != "as_is" else Geometry("resize", about.image_size)
-    return torch.from_numpy(decode_image(Path(path), str(path), geometry).copy()).permute(2, 0, 1)
+    return torch.from_numpy(decode_image(Path(path), str(path), geometry)).permute(2, 0, 1)
 
 
 def explain_image(
@@ -140,8 +141,8 @@ def explain_image(
     Raises:
         ValueError: if there is no such class, or the network has no classic CAM.
     """
-    images = normalize(pixels[None], about.mean, about.std).to(_device(model))
-    probabilities = _probabilities(model, about, pixels[None])[0]
+    images = _input(model, about, pixels[None])
+    probabilities = _probabilities(model, images)[0]
     class_idx = int(probabilities.argmax()) if class_name is None else _class_index(class_name, about.classes)
     cam = classic_cam(model, images, class_idx)[0, 0].cpu()
     return Explanation(denormalize(images[0].cpu(), about.mean, about.std), cam, class_idx, probabilities)
@@ -193,8 +194,8 @@ def explain_with_runs(
             raise ValueError(f"{folder} was trained on other classes ({checkpoint.dataset}) than {data.name!r} has.")
         pixels = data.prepared_for(checkpoint.recipe).test.images[chosen]
         model = model.to(pick_device())
-        probability, predicted = _probabilities(model, checkpoint, pixels).max(dim=1)
-        images = normalize(pixels, checkpoint.mean, checkpoint.std).to(_device(model))
+        images = _input(model, checkpoint, pixels)
+        probability, predicted = _probabilities(model, images).max(dim=1)
         cams = classic_cam(model, images)[0].cpu()
         models[name] = plots.ModelCams(pixels.float() / 255, cams, predicted, probability)
     titles = [f"true: {data.classes[label]}" for label in data.test.labels[chosen].tolist()]
@@ -210,14 +211,15 @@ def _checked_indices(indices: Sequence[int], data: ImageData) -> Tensor:
     return torch.tensor(list(indices))
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+def _input(model: nn.Module, about: InputFormat, pixels: Tensor) -> Tensor:
+    """(N, 3, S, S) uint8 images, normalized and on the network's device."""
+    return normalize(pixels, about.mean, about.std).to(next(model.parameters()).device)
 
 
-def _probabilities(model: nn.Module, about: InputFormat, pixels: Tensor) -> Tensor:
-    """(N, C) float32 of (N, 3, S, S) uint8 images."""
+def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    """(N, C) float32 on the CPU, of images as from `_input`."""
     with eval_mode(model), torch.no_grad():
-        return model(normalize(pixels, about.mean, about.std).to(_device(model))).softmax(dim=1).cpu()
+        return model(images).softmax(dim=1).cpu()
 
 
 def _cam_figure(
@@ -225,7 +227,7 @@ def _cam_figure(
 ) -> Figure:
     """A row per image of (M, 3, H, W) uint8 and class: `classes` holds (M,) tensors, `titles` a title for each."""
     layers = cam_layers(model)
-    images = normalize(raw, data.mean, data.std).to(_device(model))
+    images = _input(model, data, raw)
     maps = [grad_cam(model, images, list(layers.values()), class_idx=class_idx).cpu() for class_idx in classes]
     cams = torch.stack(maps, dim=2).flatten(1, 2)  # K times (L, M, H, W) -> (L, M K, H, W), an image's maps together
     shown = (raw.float() / 255).repeat_interleave(len(classes), dim=0)

@@ -99,8 +99,8 @@ class ResizedImages:
         """One image, (S, S, 3) uint8."""
         return np.ascontiguousarray(self[index].permute(1, 2, 0).numpy())
 
-    def __getitem__(self, indices: int | Tensor) -> Tensor:
-        """(3, S, S) uint8 for a number, (M, 3, S, S) for M indices."""
+    def __getitem__(self, indices: int | slice | Tensor) -> Tensor:
+        """(3, S, S) uint8 for a number, (M, 3, S, S) for a slice or M indices."""
         chosen = self.images[indices]
         return self.geometry.batch(chosen[None])[0] if chosen.dim() == 3 else self.geometry.batch(chosen)
 

@@ -81,8 +81,9 @@ class ResidentLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.seed is None:
-            for chosen in torch.arange(self.num_images, device=self.device).split(self.batch_size):
-                yield normalize(self.images[chosen], self.mean, self.std), self.labels[chosen]
+            for start in range(0, self.num_images, self.batch_size):
+                part = slice(start, start + self.batch_size)  # a view, where indices would copy
+                yield normalize(self.images[part], self.mean, self.std), self.labels[part]
             return
         order = epoch_order(self.num_images, self.seed, self.epoch).to(self.device)
         generator = torch.Generator().manual_seed(derived_seed(self.seed, "augment", self.epoch))
