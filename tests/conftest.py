@@ -133,6 +133,18 @@ def jpeg_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def nothing_leaks() -> Iterator[None]:
+    """No test may leave an open figure, another backend or other settings behind, and nor may a plot."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    settings = dict(matplotlib.rcParams)
+    yield
+    assert plt.get_fignums() == []
+    assert dict(matplotlib.rcParams) == settings
+
+
 @pytest.fixture(scope="session")
 def small_cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stanford Cars in torchvision's layout: 6 training and 3 test images of each of four classes, random dots."""

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 
-import matplotlib
-import matplotlib.pyplot as plt
 import pytest
 
 from evalib import plots
@@ -16,14 +13,7 @@ from evalib.curves import LiveCurves, plot_history
 from evalib.figures import save_figure
 from evalib.history import EpochRecord, History
 
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    """No test may leave an open figure, another backend or other settings behind, and nor may a plot."""
-    settings = dict(matplotlib.rcParams)
-    yield
-    assert plt.get_fignums() == []
-    assert dict(matplotlib.rcParams) == settings
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 
 def history_of(epochs: int, *, val: bool = False, interrupted: bool = False) -> History:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations
 
 import matplotlib
@@ -32,14 +32,7 @@ from evalib.plots import (
     save_figure,
 )
 
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    """No test may leave an open figure, another backend or other settings behind, and nor may a plot."""
-    settings = dict(matplotlib.rcParams)
-    yield
-    assert plt.get_fignums() == []
-    assert dict(matplotlib.rcParams) == settings
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 
 def history_of(epochs: int) -> History:
