@@ -1,0 +1,8 @@
+"""Benchmarks: each measures evalib and what its users would pick instead, in turn, in one run.
+
+    python -m benchmarks.input      augmented training batches
+    python -m benchmarks.train      the training loop
+    python -m benchmarks.explain    class activation maps
+
+Machines are noisy: what counts are the medians, and the ratios of two things measured in the same run.
+"""
