@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-import evalib.commands
 from evalib.checkpoint import load_checkpoint
 from evalib.cli import main
+from evalib.commands import inventory, training
 from evalib.data import sample
 from evalib.history import History
 from evalib.models import resnet18
@@ -23,10 +23,10 @@ def small():
 @pytest.fixture(autouse=True)
 def small_and_fast(monkeypatch, small):
     """The commands as they are, on few images and a narrow network."""
-    monkeypatch.setattr(evalib.commands, "load_data", lambda dataset, data_dir, filters, download=False: small)
+    monkeypatch.setattr(inventory, "load_data", lambda dataset, data_dir, filters, download=False: small)
     for name in ("demo", "eva6"):
         changed = recipes[name].replace(width=8, epochs=2, batch_size=20, precision="float32")
-        monkeypatch.setitem(evalib.commands.recipes, name, changed)
+        monkeypatch.setitem(training.recipes, name, changed)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def trained(small, tmp_path_factory):
     """A run directory made by `evalib demo`."""
     run = tmp_path_factory.mktemp("runs") / "demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evalib.commands, "load_data", lambda dataset, data_dir, filters, download=False: small)
-        patch.setitem(evalib.commands.recipes, "demo", recipes["demo"].replace(width=8, epochs=2, precision="float32"))
+        patch.setattr(inventory, "load_data", lambda dataset, data_dir, filters, download=False: small)
+        patch.setitem(training.recipes, "demo", recipes["demo"].replace(width=8, epochs=2, precision="float32"))
         assert main(["demo", "--run-dir", str(run), "--device", "cpu"]) == 0
     return run
 
@@ -121,7 +121,7 @@ def test_cam_of_one_image(run, tmp_path, capsys, image, small):
 
 
 def test_cam_of_an_image_file_needs_no_data(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(evalib.commands, "load_data", lambda *a, **k: pytest.fail("loaded the data"))
+    monkeypatch.setattr(inventory, "load_data", lambda *a, **k: pytest.fail("loaded the data"))
     command = ["cam", str(run), "--image", str(run / "samples.png"), "--output", str(tmp_path / "x"), "--device", "cpu"]
     assert main(command) == 0
 
@@ -140,7 +140,7 @@ def test_cam_of_one_image_with_wrong_words(run, words, message, capsys):
 
 
 def test_a_network_for_other_classes_is_named(run, capsys, monkeypatch, tiny_data):
-    monkeypatch.setattr(evalib.commands, "load_data", lambda *a, **k: tiny_data)
+    monkeypatch.setattr(inventory, "load_data", lambda *a, **k: tiny_data)
     assert main(["eval", str(run), "--device", "cpu"]) == 1
     assert "The network tells 10 classes apart, tiny has 3" in capsys.readouterr().err
 
@@ -203,13 +203,13 @@ def test_an_unwritable_run_directory_fails_before_training(tmp_path, capsys, mon
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    real = evalib.commands.EpochLines.__call__
+    real = training.EpochLines.__call__
 
     def stop(self, history):
         real(self, history)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evalib.commands.EpochLines, "__call__", stop)
+    monkeypatch.setattr(training.EpochLines, "__call__", stop)
     assert main(["demo", "--run-dir", str(tmp_path / "run"), "--device", "cpu"]) == 130
     assert "Stopped after epoch 1 of 2. The same command continues" in capsys.readouterr().out
     assert (tmp_path / "run" / "last.pt").exists()

@@ -1,0 +1,133 @@
+"""`evalib eval` and `evalib cam`: what is done with a run or a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalib.commands import inventory
+from evalib.commands.results import execution_on, print_evaluation, tested, write_all_figures
+from evalib.recipes import recipes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evalib.checkpoint import Checkpoint
+    from evalib.data import ImageData
+    from evalib.execution import SingleDevice
+
+
+def _trained(arguments: argparse.Namespace) -> tuple[nn.Module, Checkpoint, SingleDevice, Path]:
+    """The network, what is known of it, the device and the folder that `eval` and `cam` name."""
+    from evalib.checkpoint import is_checkpoint, load_model
+    from evalib.rundir import CHECKPOINT_NAME
+
+    if (arguments.run_dir is None) == (arguments.checkpoint is None):
+        raise ValueError("Name either a run directory or --checkpoint FILE.")
+    path = Path(arguments.checkpoint or Path(arguments.run_dir) / CHECKPOINT_NAME)
+    if arguments.run_dir and not path.exists():
+        raise FileNotFoundError(
+            f"{arguments.run_dir} is no run directory: it has no {CHECKPOINT_NAME}. `evalib train` makes one."
+        )
+    own = arguments.run_dir is not None or is_checkpoint(path)
+    model, checkpoint = load_model(path) if own else _foreign(path, arguments.model)
+    execution = execution_on(arguments.device)
+    return execution.prepare(model), checkpoint, execution, path.parent
+
+
+def _foreign(path: Path, name: str) -> tuple[nn.Module, Checkpoint]:
+    """Weights of another project in a network of ours, taken to be for CIFAR-10 where they tell ten classes apart."""
+    from evalib.checkpoint import Checkpoint
+    from evalib.data.image_data import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD
+    from evalib.models import build_model
+    from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry
+    from evalib.weights import load_strictly, read_weights_file, state_dict_in
+
+    weights = state_dict_in(read_weights_file(path), path)
+    num_classes = next((len(tensor) for tensor in reversed(weights.values()) if tensor.dim() == 2), 10)
+    model = build_model(name, num_classes)
+    load_strictly(model, weights, path)
+    classes = CIFAR10_CLASSES if num_classes == 10 else tuple(f"class {index}" for index in range(num_classes))
+    small = name.startswith("resnet")
+    recipe = recipes["eva6" if small else "hpi-alexnet"].replace(model=name)
+    mean, std = (CIFAR10_MEAN, CIFAR10_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
+    geometry = Geometry(recipe.geometry, recipe.image_size)
+    size = geometry.image_size or 32
+    return model.eval(), Checkpoint(weights, recipe, classes, mean, std, size, "cifar10", 0, geometry=geometry)
+
+
+def _test_data(arguments: argparse.Namespace, checkpoint: Checkpoint) -> ImageData:
+    """The data of a checkpoint, chosen and prepared as for its training."""
+    known = {"cifar10-sample": "sample", "stanford-cars": "cars"}
+    dataset = arguments.dataset or known.get(checkpoint.dataset, "cifar10")
+    filters: dict[str, Any] = dict(checkpoint.filters) if dataset == "cars" else {}
+    if "target" in filters:
+        filters["target"] = filters["target"][0]
+    data = inventory.load_data(dataset, arguments.data_dir, filters, download=arguments.download)
+    if data.num_classes != len(checkpoint.classes):
+        raise ValueError(
+            f"The network tells {len(checkpoint.classes)} classes apart, {data.name} has {data.num_classes}. "
+            "Name the data that it was trained on with --dataset and --data-dir."
+        )
+    return data.prepared_for(checkpoint.recipe)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """`evalib eval`."""
+    from evalib.history import History
+
+    model, checkpoint, execution, folder = _trained(arguments)
+    data = _test_data(arguments, checkpoint)
+    evaluation = tested(model, data, execution)
+    note = f"after epoch {checkpoint.epoch}" if checkpoint.epoch else "foreign weights"
+    print_evaluation(evaluation, data.classes, data.name, note)
+    if arguments.run_dir:
+        write_all_figures(folder, model, data, evaluation, History.from_dict(checkpoint.metrics))
+    return 0
+
+
+def cam(arguments: argparse.Namespace) -> int:
+    """`evalib cam`."""
+    from evalib import plots
+    from evalib.report import explain_mistakes, explain_test_images
+
+    model, checkpoint, execution, folder = _trained(arguments)
+    if arguments.image:
+        return _cam_of_image(arguments, model, checkpoint, folder)
+    data = _test_data(arguments, checkpoint)
+    if arguments.index:
+        figure = explain_test_images(model, data, arguments.index)
+    else:
+        from evalib.mistakes import find_mistakes
+
+        mistakes = find_mistakes(tested(model, data, execution)).by_confidence()
+        figure = explain_mistakes(model, data, mistakes.head(arguments.count))
+    print(plots.save_figure(figure, Path(arguments.output or folder / "cam.png")))
+    return 0
+
+
+def _cam_of_image(arguments: argparse.Namespace, model: nn.Module, checkpoint: Checkpoint, folder: Path) -> int:
+    """An image file needs the checkpoint alone; a test image by its index needs the data, and has a real class."""
+    from evalib.report import explain_image, read_image, write_explanation
+
+    real = None
+    if arguments.image.isdecimal() and not Path(arguments.image).exists():
+        data = _test_data(arguments, checkpoint)
+        index = int(arguments.image)
+        if index >= len(data.test):
+            raise ValueError(f"--image must name a test image in 0..{len(data.test) - 1}, or a file: got {index}.")
+        pixels, real = data.test.images[index], int(data.test.labels[index])
+    else:
+        pixels = read_image(arguments.image, checkpoint)
+    explanation = explain_image(model, pixels, checkpoint, class_name=arguments.class_name)
+    for index in explanation.probabilities.argsort(descending=True).tolist():
+        print(f"{explanation.probabilities[index]:7.2%}  {checkpoint.classes[index]} ({index})")
+    print(f"predicted: {checkpoint.classes[explanation.predicted]} ({explanation.predicted})")
+    if real is not None:
+        print(f"real:      {checkpoint.classes[real]} ({real})")
+    note = ": no evidence for it, the map is flat" if explanation.is_flat else ""
+    print(f"map of:    {checkpoint.classes[explanation.class_idx]} ({explanation.class_idx}){note}")
+    for path in write_explanation(explanation, arguments.output or folder / "image"):
+        print(path)
+    return 0

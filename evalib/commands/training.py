@@ -1,0 +1,95 @@
+"""`evalib train` and `evalib demo`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evalib.commands import inventory
+from evalib.commands.results import execution_on, print_evaluation, tested, write_all_figures
+from evalib.recipes import Recipe, recipes
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evalib.execution import SingleDevice
+    from evalib.history import History
+
+CHANGES = (
+    "epochs", "seed", "model", "weights", "frozen_layers", "batch_size", "lr", "width", "geometry", "image_size",
+)  # fmt: skip
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """`evalib train` and `evalib demo`."""
+    from evalib.engine import fit
+    from evalib.models import model_for
+    from evalib.rundir import CHECKPOINT_NAME
+    from evalib.runtime import check_writable, describe_device, keep_freed_memory
+
+    given = {name: getattr(arguments, name, None) for name in CHANGES}
+    name = arguments.recipe or ("cars-alexnet" if arguments.dataset == "cars" else "eva6")
+    recipe = recipes[name].replace(**{name: value for name, value in given.items() if value is not None})
+    run_dir = check_writable(Path(arguments.run_dir or f"runs/{arguments.dataset}-{recipe.name}-seed{recipe.seed}"))
+    keep_freed_memory()  # before the first large tensor
+    filters = {name: getattr(arguments, f"car_{name}", None) for name in ("brand", "type", "year")}
+    filters["target"] = getattr(arguments, "target", "class")
+    download = getattr(arguments, "download", False)
+    data = inventory.load_data(arguments.dataset, arguments.data_dir, filters, download=download).prepared_for(recipe)
+    execution = execution_on(arguments.device, recipe.precision)
+    model = model_for(recipe, data.num_classes)
+    print(
+        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {data.num_classes} classes, "
+        f"{data.image_size} pixels, from {data.source}\n"
+        f"{_describe_network(model, recipe)}\n"
+        f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, seed {recipe.seed}\n"
+        f"{describe_device(execution.device)}, {str(execution.dtype).removeprefix('torch.')}\n"
+        f"run directory {run_dir}",
+        flush=True,
+    )
+    if (run_dir / CHECKPOINT_NAME).exists():
+        print("It holds a checkpoint: the run continues after its last finished epoch.")
+    report = EpochLines(model, recipe, execution, data.image_size if arguments.bare_step else None)
+    settings = {"device": arguments.device, "workers": arguments.workers, "on_epoch": report}
+    history = fit(model, data, recipe, run_dir=run_dir, **settings)
+    if history.interrupted:
+        print(f"\nStopped after epoch {len(history.epochs)} of {recipe.epochs}. The same command continues.")
+        return 130
+    evaluation = tested(model, data, execution)
+    print_evaluation(evaluation, data.classes, data.name, f"seed {recipe.seed}")
+    write_all_figures(run_dir, model, data, evaluation, history)
+    return 0
+
+
+def _describe_network(model: nn.Module, recipe: Recipe) -> str:
+    width = f", width {recipe.width}" if recipe.model.startswith("resnet") else ""
+    start = "random weights" if recipe.weights == "none" else f"weights: {recipe.weights}"
+    frozen = f", {recipe.frozen_layers} convolution layers frozen" if recipe.frozen_layers else ""
+    return f"{recipe.model}{width}: {sum(p.numel() for p in model.parameters()):,} parameters, {start}{frozen}"
+
+
+class EpochLines:
+    """Prints a line per epoch and, if asked, the speed of the model step alone beside the loop's."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, execution: SingleDevice, image_size: int | None) -> None:
+        self.model, self.recipe, self.execution, self.image_size = model, recipe, execution, image_size
+
+    def __call__(self, history: History) -> None:
+        record = history.epochs[-1]
+        line = (
+            f"epoch {record.epoch:2d}/{self.recipe.epochs}  "
+            f"train loss {record.train_loss:.4f} accuracy {record.train_accuracy:.2%}  "
+            f"test loss {record.test_loss:.4f} accuracy {record.test_accuracy:.2%}  "
+            f"{record.seconds:.0f} s, {record.images_per_second:.1f} images/s"
+        )
+        if self.image_size is not None:
+            import torch
+
+            from evalib.execution import bare_step_speed
+
+            images = torch.randn(self.recipe.batch_size, 3, self.image_size, self.image_size)
+            labels = torch.zeros(len(images), dtype=torch.long)
+            bare = bare_step_speed(self.model, images, labels, execution=self.execution)
+            line += f"; bare step {bare:.1f}, ratio {record.images_per_second / bare:.2f}"
+        print(line, flush=True)
