@@ -10,7 +10,10 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.weights      files of weights, also those of other projects
               evalib.cam_networks AlexNetCAM and VGG19CAM, ImageNet weights, freezing
               evalib.models       resnet18 to resnet152 for small images, models by name, summary()
+              evalib.muon         MuonSGD: orthogonal updates for convolution filters, SGD for the rest
+              evalib.averaging    Lookahead: weights drawn back to their moving average
     level 1   evalib.transforms   geometry, augmentations by name, normalize and denormalize
+              evalib.initialization  a whitening first convolution, residual blocks that begin as the identity
               evalib.checkpoint   weights to a file and back, whole or not at all
               evalib.cam_maps     what all methods share: checks, and maps made comparable
               evalib.cam          classic_cam() and grad_cam(): the evidence for a class, for every layer

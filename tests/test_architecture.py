@@ -15,10 +15,10 @@ PACKAGE = ROOT / "evalib"
 # A module imports only from modules that stand in an earlier row; the rows of one level are its inner order.
 ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ("progress",)),
-    (0, ("metrics", "runtime", "recipes", "download", "weights")),
+    (0, ("metrics", "runtime", "recipes", "download", "weights", "muon", "averaging")),
     (0, ("cam_networks",)),
     (0, ("models",)),
-    (1, ("transforms", "history", "cam_maps")),
+    (1, ("transforms", "history", "cam_maps", "initialization")),
     (1, ("checkpoint", "cam")),
     (2, ("data.decoding", "data.car_names")),
     (2, ("data.image_files",)),

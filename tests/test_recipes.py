@@ -32,11 +32,11 @@ def test_a_recipe_is_frozen_and_replace_makes_another():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match=r"Unknown recipe 'eva7'. Known: eva6, demo"):
+    with pytest.raises(ValueError, match=r"Unknown recipe 'eva7'. Known: eva6, fast, fast-40, demo"):
         recipes["eva7"]
     with pytest.raises(KeyError):
         recipes["eva7"]
-    with pytest.raises(ValueError, match=r"Unknown optimizer 'lion'. Known: sgd, adam, adamw"):
+    with pytest.raises(ValueError, match=r"Unknown optimizer 'lion'. Known: sgd, adam, adamw, muon"):
         Recipe(name="x", optimizer="lion")
     with pytest.raises(ValueError, match="Unknown setting of a recipe 'learning_rate'"):
         recipes["eva6"].replace(learning_rate=1)
@@ -87,7 +87,7 @@ def test_a_geometry_needs_a_size_and_only_a_geometry_does():
     [
         ({"geometry": "squash"}, "Unknown geometry 'squash'. Known: as_is, resize, center_crop"),
         ({"statistics": "mine"}, "Unknown kind of statistics 'mine'. Known: data, imagenet"),
-        ({"augmentation": "car"}, "Unknown augmentation 'car'. Known: none, flip, eva6, cars"),
+        ({"augmentation": "car"}, "Unknown augmentation 'car'. Known: none, flip, crop, eva6, cars"),
         ({"model": "alexnet"}, "Unknown model 'alexnet'. Known: .*alexnet_cam, vgg19_cam"),
     ],
 )
