@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from evalib.averaging import Lookahead
 from evalib.checkpoint import Checkpoint
 from evalib.data.image_data import ImageData
 from evalib.data.loaders import Loader, eval_loader, train_loader
@@ -23,12 +24,15 @@ from evalib.evaluation import Evaluation as Evaluation
 from evalib.evaluation import evaluate as evaluate
 from evalib.execution import SingleDevice
 from evalib.history import EpochRecord, History
+from evalib.initialization import batch_norm_momentum, whiten, zero_gamma
 from evalib.optim import make_optimizer, make_scheduler, penalty
 from evalib.progress import progress_bar
 from evalib.recipes import Recipe
 from evalib.rundir import RunDirectory
-from evalib.runtime import describe_device, keep_freed_memory, train_mode
+from evalib.runtime import derived_seed, describe_device, keep_freed_memory, train_mode
+from evalib.transforms import normalize
 
+WHITENING_IMAGES = 1000  # about a million patches
 _SINGLE_IMAGE = "BatchNorm has no statistics of one image. Choose another `batch_size`, of at least 2."
 
 
@@ -51,6 +55,7 @@ def train_one_epoch(
     execution: SingleDevice | None = None,
     loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     penalties: tuple[float, float] = (0.0, 0.0),
+    averaging: Lookahead | None = None,
 ) -> EpochResult:
     """Train over all batches once. Loss and accuracy stay on the device until the end: no step waits for the host.
 
@@ -62,6 +67,7 @@ def train_one_epoch(
         execution: device and precision; None takes the model's device and float32.
         loss_fn: from logits and labels to the mean loss to minimize.
         penalties: (l1, l2) as `evalib.optim.penalty` takes them.
+        averaging: of the weights, stepped after every optimizer step.
 
     Returns:
         The plain cross-entropy and accuracy per image, seen while training.
@@ -82,8 +88,10 @@ def train_one_epoch(
             logits = execution.logits(model, images)
             labels = labels.to(logits.device, non_blocking=True)
             loss = loss_fn(logits, labels)
-            if execution.step(loss + penalty(model, *penalties), optimizer) and scheduler is not None:
-                scheduler.step()
+            stepped = execution.step(loss + penalty(model, *penalties), optimizer)
+            for follower in (scheduler, averaging) if stepped else ():
+                if follower is not None:
+                    follower.step()
             with torch.no_grad():
                 plain_loss, correct = F.cross_entropy(logits, labels, reduction="sum"), logits.argmax(dim=1) == labels
                 totals += torch.stack([plain_loss.to(dtype), correct.sum().to(dtype)])
@@ -141,12 +149,13 @@ def fit(
     keep_freed_memory()
     execution = SingleDevice(device, recipe.precision)
     run = _Run(execution.prepare(model), data, recipe, execution, workers)
-    history = History() if checkpoint is None else run.resume(checkpoint)
+    history = run.begin() if checkpoint is None else run.resume(checkpoint)
     history.device = describe_device(execution.device)
     history.train_images, history.test_images = len(data.train), len(data.test)
     steps = len(run.train_loader)
     total, done = recipe.epochs * steps, len(history.epochs) * steps
-    with progress_bar(progress, total=total, initial=done, desc="training", unit="step") as bar:
+    bar_settings = {"total": total, "initial": done, "desc": "training", "unit": "step"}
+    with batch_norm_momentum(model, recipe.batch_norm_momentum), progress_bar(progress, **bar_settings) as bar:
         try:
             for epoch in range(len(history.epochs) + 1, recipe.epochs + 1):
                 history.epochs.append(run.epoch(epoch, bar))
@@ -198,6 +207,18 @@ class _Run:
         self.optimizer = make_optimizer(model, recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, len(self.train_loader))
         self.loss_fn = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        total = recipe.epochs * len(self.train_loader)
+        self.averaging = Lookahead(model, total) if recipe.averaging == "lookahead" else None
+
+    def begin(self) -> History:
+        """Give the network the initial weights that the recipe asks for beyond random ones; an empty history."""
+        if self.recipe.whitening:
+            generator = torch.Generator().manual_seed(derived_seed(self.recipe.seed, "whitening"))
+            chosen = torch.randperm(len(self.data.train), generator=generator)[:WHITENING_IMAGES]
+            whiten(self.model, normalize(self.data.train.images[chosen], self.data.mean, self.data.std))
+        if self.recipe.zero_gamma:
+            zero_gamma(self.model)
+        return History()
 
     def resume(self, checkpoint: Checkpoint) -> History:
         """Take over the state of a checkpoint; returns its history."""
@@ -224,7 +245,8 @@ class _Run:
         )
 
     def _training_parts(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.execution.scaler}
+        parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.execution.scaler}
+        return parts if self.averaging is None else {**parts, "averaging": self.averaging}
 
     def epoch(self, epoch: int, bar: Any) -> EpochRecord:
         """Train and test for one epoch; moves the progress bar by one for every step."""
@@ -237,9 +259,13 @@ class _Run:
             execution=self.execution,
             loss_fn=self.loss_fn,
             penalties=(self.recipe.l1, self.recipe.l2),
+            averaging=self.averaging,
         )
         found = {name: evaluate(self.model, part, execution=self.execution) for name, part in self.eval_loaders.items()}
-        val = found.get("val")
+        val, views = found.get("val"), self.recipe.test_views
+        augmented = None
+        if views > 1 and epoch == self.recipe.epochs:
+            augmented = evaluate(self.model, self.eval_loaders["test"], execution=self.execution, views=views)
         return EpochRecord(
             epoch=epoch,
             train_loss=result.loss,
@@ -251,4 +277,5 @@ class _Run:
             lr=self.optimizer.param_groups[0]["lr"],
             val_loss=None if val is None else val.loss,
             val_accuracy=None if val is None else val.accuracy,
+            test_accuracy_views=None if augmented is None else augmented.accuracy,
         )

@@ -26,6 +26,7 @@ class EpochRecord:
         lr: learning rate after the epoch.
         val_loss: over the validation images, if there are any.
         val_accuracy: likewise.
+        test_accuracy_views: over all test images with test-time augmentation, if the recipe asks for it; last epoch.
     """
 
     epoch: int
@@ -38,6 +39,7 @@ class EpochRecord:
     lr: float
     val_loss: float | None = None
     val_accuracy: float | None = None
+    test_accuracy_views: float | None = None
 
 
 @dataclass
@@ -50,6 +52,7 @@ class History:
         device: the hardware of the last call of `fit`, in words.
         train_images: number of training images.
         test_images: number of test images.
+        input: how the training images came to the device, in words.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -57,6 +60,7 @@ class History:
     device: str = ""
     train_images: int = 0
     test_images: int = 0
+    input: str = ""
 
     def column(self, name: str) -> list[Any]:
         """One figure over all epochs, as `column("test_accuracy")`."""
