@@ -8,16 +8,20 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+from evalib.averaging import Lookahead
 from evalib.checkpoint import load_checkpoint
 from evalib.data.image_data import ImageData, Split
 from evalib.data.image_files import ImageFiles
 from evalib.data.loaders import eval_loader
 from evalib.engine import evaluate, fit, train_one_epoch
+from evalib.evaluation import seen_from
 from evalib.execution import SingleDevice
 from evalib.history import History
+from evalib.initialization import whiten
 from evalib.models import build_model
 from evalib.recipes import Recipe
-from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry
+from evalib.runtime import eval_mode
+from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry, normalize
 
 CPU = {"device": "cpu", "workers": 0, "progress": False}
 
@@ -183,9 +187,20 @@ def test_the_last_record_is_the_evaluation_of_the_returned_model(tiny_data):
     assert history.epochs[-1].test_accuracy == found.accuracy
 
 
-@pytest.mark.parametrize("schedule", ["constant", "step", "one_cycle", "cosine"])
-def test_a_stopped_run_continues_to_the_same_end(tiny_data, tmp_path, schedule):
-    settings = recipe(epochs=4, schedule=schedule, augmentation="flip", momentum=0.9)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "constant"},
+        {"schedule": "step"},
+        {"schedule": "one_cycle"},
+        {"schedule": "cosine"},
+        {"schedule": "triangle", "averaging": "lookahead", "batch_norm_momentum": 0.4, "bias_lr_factor": 8.0},
+        {"schedule": "triangle", "optimizer": "muon", "decay_all": False, "whitening": True, "zero_gamma": True},
+    ],
+    ids=lambda changes: "-".join(str(value) for value in changes.values()),
+)
+def test_a_stopped_run_continues_to_the_same_end(tiny_data, tmp_path, changes):
+    settings = recipe(epochs=4, augmentation="flip", momentum=0.9, **changes)
     whole = tiny()
     expected = fit(whole, tiny_data, settings, **CPU)
 
@@ -202,6 +217,74 @@ def test_a_stopped_run_continues_to_the_same_end(tiny_data, tmp_path, schedule):
     for name in ("epoch", "train_loss", "test_loss", "test_accuracy", "lr"):
         assert history.column(name) == expected.column(name)
     assert same_weights(resumed, whole)
+
+
+def test_a_run_with_averaging_ends_on_the_average(tiny_data, monkeypatch):
+    """The weights after the last step are the slow ones, and the figures are theirs."""
+    made = []
+    monkeypatch.setattr("evalib.engine.Lookahead", lambda *a: made.append(Lookahead(*a)) or made[-1])
+    model = tiny()
+    history = fit(model, tiny_data, recipe(epochs=2, averaging="lookahead", lr=0.1), **CPU)
+    (averaging,) = made
+    assert averaging.steps == averaging.total == 2 * 3
+    weights = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    assert all(torch.equal(a, b) for a, b in zip(weights, averaging.slow, strict=True))
+    assert history.epochs[-1].test_accuracy == evaluate(model, eval_loader(tiny_data)).accuracy
+
+
+def test_a_run_begins_as_the_recipe_says(tiny_data, monkeypatch):
+    begun = {}
+
+    def look(model, *args, **kwargs):
+        begun.update(conv=model.conv1.weight.clone(), gamma=model.layer1[0].bn2.weight.clone(), m=model.bn1.momentum)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evalib.engine.train_one_epoch", look)
+    model, plain = tiny(), tiny()
+    fit(model, tiny_data, recipe(whitening=True, zero_gamma=True, batch_norm_momentum=0.4), **CPU)
+    whiten(plain, normalize(tiny_data.train.images, tiny_data.mean, tiny_data.std))
+    # few images: all are taken, in an order of their own
+    torch.testing.assert_close(begun["conv"].abs(), plain.conv1.weight.abs(), atol=1e-4, rtol=1e-3)
+    assert not begun["gamma"].any()
+    assert begun["m"] == 0.4
+    assert model.bn1.momentum == 0.1
+
+
+def test_views_are_mirrored_and_shifted_by_a_pixel():
+    images = torch.arange(2 * 3 * 5 * 6, dtype=torch.float32).reshape(2, 3, 5, 6)
+    for count in (1, 2, 6):
+        found = list(seen_from(images, count))
+        assert len(found) == count
+        assert sum(weight for weight, _ in found) == 1
+        assert torch.equal(found[0][1], images)
+    weights, views = zip(*seen_from(images, 6), strict=True)
+    assert weights == (0.25, 0.25, 0.125, 0.125, 0.125, 0.125)
+    assert torch.equal(views[2][:, :, 1:, 1:], images[:, :, :-1, :-1])
+    assert torch.equal(views[2][:, :, 0, 1:], images[:, :, 1, :-1])  # the reflected border
+    assert torch.equal(views[4][:, :, :-1, :-1], images[:, :, 1:, 1:])
+    for plain, mirrored in ((0, 1), (2, 3), (4, 5)):
+        assert torch.equal(views[mirrored], torch.flip(views[plain], dims=[3]))
+    with pytest.raises(ValueError, match=r"`views` must be one of \(1, 2, 6\): got 3"):
+        next(seen_from(images, 3))
+
+
+def test_evaluation_with_views_averages_logits(tiny_data):
+    model, loader = tiny(), eval_loader(tiny_data)
+    (images, _), *_ = loader
+    with torch.no_grad(), eval_mode(model):
+        expected = (model(images) + model(images.flip(3))) / 2
+    found = evaluate(model, loader, views=2)
+    torch.testing.assert_close(found.logits, expected)
+    assert not torch.allclose(found.logits, evaluate(model, loader).logits)
+
+
+def test_the_last_epoch_is_also_tested_with_views(tiny_data):
+    model = tiny()
+    history = fit(model, tiny_data, recipe(epochs=2, test_views=6), **CPU)
+    first, last = history.column("test_accuracy_views")
+    assert first is None
+    assert last == evaluate(model, eval_loader(tiny_data), views=6).accuracy
+    assert fit(tiny(), tiny_data, recipe(epochs=1), **CPU).column("test_accuracy_views") == [None]
 
 
 def test_ctrl_c_within_an_epoch_keeps_history_and_checkpoint(tiny_data, tmp_path, monkeypatch):

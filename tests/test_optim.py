@@ -78,3 +78,52 @@ def test_penalty_by_arithmetic():
     assert penalty(model, l1=0, l2=0) == 0
     with_l2 = torch.autograd.grad(penalty(model, l1=0, l2=0.01), [model.weight])[0]
     torch.testing.assert_close(with_l2, 0.01 * model.weight.detach())  # what SGD's weight decay adds
+
+
+def test_triangle_goes_from_a_fifth_to_the_rate_and_to_zero():
+    found = rates(Recipe(name="x", schedule="triangle", lr=0.5, warmup=0.2, epochs=5), 10, 50)
+    assert found[0] == pytest.approx(0.1)
+    assert found[10] == max(found) == pytest.approx(0.5)
+    assert found[30] == pytest.approx(0.25)
+    assert found[49] == pytest.approx(0.5 / 40)
+    assert rates(Recipe(name="x", schedule="triangle", lr=0.5, warmup=0.0, epochs=1), 4, 4)[0] == 0.5
+
+
+def test_a_schedule_scales_every_group_alike():
+    for schedule in ("triangle", "one_cycle", "cosine"):
+        recipe = Recipe(name="x", schedule=schedule, lr=0.1, epochs=2, bias_lr_factor=64.0, weight_decay=0.064)
+        optimizer = make_optimizer(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), recipe)
+        scheduler = make_scheduler(optimizer, recipe, 5)
+        for _ in range(9):
+            optimizer.step()
+            scheduler.step()
+            plain, shifts = optimizer.param_groups
+            assert shifts["lr"] == pytest.approx(64 * plain["lr"])
+
+
+def groups_of(model, **changes):
+    """{name of a parameter: (lr, weight decay, muon)}."""
+    optimizer = make_optimizer(model, Recipe(name="x", lr=0.1, weight_decay=0.064, momentum=0.9, **changes))
+    of = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert parameter not in of
+            of[parameter] = (group["lr"], group["weight_decay"], group.get("muon", False))
+    return {name: of[parameter] for name, parameter in model.named_parameters()}
+
+
+def test_groups_of_parameters(tiny_model):
+    plain = (0.1, 0.064, False)
+    assert set(groups_of(tiny_model).values()) == {plain}
+    undecayed = groups_of(tiny_model, decay_all=False)
+    for name, parameter in tiny_model.named_parameters():
+        assert undecayed[name] == ((0.1, 0.0, False) if parameter.dim() == 1 else plain), name
+    faster = groups_of(tiny_model, bias_lr_factor=64.0)
+    biases = {name for name in faster if ("bn" in name or "shortcut.1" in name) and name.endswith("bias")}
+    assert len(biases) == 20
+    for name, found in faster.items():
+        assert found == ((6.4, 0.001, False) if name in biases else plain), name
+    muon = groups_of(tiny_model, optimizer="muon", muon_lr=0.03, muon_decay=0.2, nesterov=True)
+    for name, parameter in tiny_model.named_parameters():
+        banks = parameter.dim() == 4 and name != "conv1.weight"
+        assert muon[name] == ((0.03, 0.2, True) if banks else plain), name
