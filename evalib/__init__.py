@@ -16,6 +16,8 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.initialization  a whitening first convolution, residual blocks that begin as the identity
               evalib.checkpoint   weights to a file and back, whole or not at all
               evalib.cam_maps     what all methods share: checks, and maps made comparable
+              evalib.cam_layers   the layers of a network that are worth a map, and their names
+              evalib.cam_pass     one forward pass and one gradient for all layers; the methods made from them
               evalib.cam          classic_cam() and grad_cam(): the evidence for a class, for every layer
               evalib.history      History: what a training run measured, epoch by epoch
     level 2   evalib.data         ImageData; cifar10(), stanford_cars(), image_folder(), sample(), and the loaders

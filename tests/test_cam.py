@@ -418,8 +418,10 @@ def test_images_are_checked(net: TinyNet, images: Tensor, message: str) -> None:
 def test_layers_are_checked(net: TinyNet, images: Tensor) -> None:
     with pytest.raises(ValueError, match="needs at least one layer"):
         grad_cam(net, images, [])
-    with pytest.raises(TypeError, match=r"got str as item 1.*cam_layers\(model\).values\(\)"):
-        grad_cam(net, images, [net.a, "layer4"])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"got int as item 1.*cam_layers\(model\).values\(\)"):
+        grad_cam(net, images, [net.a, 4])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"`target_layers\[1\]` needs .*this TinyNet has no 'linea'.*It has 'linear'"):
+        grad_cam(net, images, [net.a, "linea"])
     with pytest.raises(ValueError, match=r"`target_layers\[1\]` \(Sequential\) is no part of `model`"):
         grad_cam(net, images, [net.a, copy.deepcopy(net).b])
     with pytest.raises(ValueError, match=r"`target_layers\[1\]` \(unused: Conv2d\) does not run"):
