@@ -29,7 +29,7 @@ from evalib.optim import make_optimizer, make_scheduler, penalty
 from evalib.progress import progress_bar
 from evalib.recipes import Recipe
 from evalib.rundir import RunDirectory
-from evalib.runtime import derived_seed, describe_device, keep_freed_memory, train_mode
+from evalib.runtime import compiled, derived_seed, describe_device, keep_freed_memory, train_mode
 from evalib.transforms import normalize
 
 WHITENING_IMAGES = 1000  # about a million patches
@@ -155,7 +155,11 @@ def fit(
     steps = len(run.train_loader)
     total, done = recipe.epochs * steps, len(history.epochs) * steps
     bar_settings = {"total": total, "initial": done, "desc": "training", "unit": "step"}
-    with batch_norm_momentum(model, recipe.batch_norm_momentum), progress_bar(progress, **bar_settings) as bar:
+    with (
+        batch_norm_momentum(model, recipe.batch_norm_momentum),
+        compiled(model, recipe.compile),
+        progress_bar(progress, **bar_settings) as bar,
+    ):
         try:
             for epoch in range(len(history.epochs) + 1, recipe.epochs + 1):
                 history.epochs.append(run.epoch(epoch, bar))

@@ -16,6 +16,7 @@ AVERAGINGS = ("none", "lookahead")
 TEST_VIEWS = (1, 2, 6)
 GEOMETRIES = ("as_is", "resize", "center_crop")
 STATISTICS = ("data", "imagenet")
+PATHS = ("auto", "resident", "workers")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -73,7 +74,10 @@ class Recipe:
         flip: how "crop" mirrors left and right: each image at "random" in every epoch, or "alternating": at random in
             the first, then every other epoch, so that two epochs in a row show both sides.
         cutout: pixels a side of the square that "crop" fills with the mean color; 0 for none.
+        path: how training images come to the device: "resident", "workers", or "auto", the first where they fit. The
+            two draw other random numbers from the same distribution.
         precision: "auto" takes the fastest that the device truly computes in.
+        compile: whether the network runs through `torch.compile`: a minute at the start, then faster on some machines.
         seed: of everything random: initial weights, order, augmentation.
         val_fraction: part of the training images split off for validation, in [0, 1).
         test_views: views of a test image whose logits are averaged for the second, test-time augmented figure of the
@@ -114,7 +118,9 @@ class Recipe:
     crop_padding: int = 4
     flip: str = "random"
     cutout: int = 0
+    path: str = "auto"
     precision: str = "auto"
+    compile: bool = False
     seed: int = 1
     val_fraction: float = 0.0
     test_views: int = 1
@@ -127,6 +133,7 @@ class Recipe:
         check_name("geometry", self.geometry, GEOMETRIES)
         check_name("kind of statistics", self.statistics, STATISTICS)
         check_name("precision", self.precision, PRECISIONS)
+        check_name("path", self.path, PATHS)
         check_name("flip", self.flip, FLIPS)
         check_name("averaging", self.averaging, AVERAGINGS)
         for field in ("width", "epochs", "batch_size", "step_epochs"):

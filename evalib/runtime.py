@@ -123,6 +123,30 @@ def keep_freed_memory() -> bool:
     return all(accepted)
 
 
+@contextmanager
+def compiled(model: nn.Module, enabled: bool = True) -> Iterator[None]:
+    """Inside the block, calls of the network run through `torch.compile`; names of weights stay as they are.
+
+    The first call of a shape compiles, for a minute or so; whether that pays depends on the machine (measure it:
+    `python -m benchmarks.cpu`).
+
+    Raises:
+        RuntimeError: if the network is on a CPU and there is no C++ compiler, which torch.compile needs there.
+    """
+    if not enabled:
+        yield
+        return
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if on_cpu and not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++", "cl"))):
+        raise RuntimeError("`compile` needs a C++ compiler on a CPU: found none. Install g++, or leave it out.")
+    before = model._compiled_call_impl
+    model.compile()
+    try:
+        yield
+    finally:
+        model._compiled_call_impl = before
+
+
 def check_writable(folder: Path) -> Path:
     """Make `folder` and prove that it can be written, before any work is put into it.
 

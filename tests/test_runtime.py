@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shutil
+import warnings
 
 import pytest
 import torch
@@ -115,3 +117,32 @@ def test_doctor_says_what_is_missing_or_stale(monkeypatch):
     assert report["torchsummary"] == "missing: pip install torchsummary"
     assert report["torch"].startswith("0.0.1 installed, but ")
     assert "restart the runtime" in report["torch"]
+
+
+def test_compiled_inside_the_block_only_and_under_the_same_names():
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    names = list(model.state_dict())
+    with pytest.raises(RuntimeError, match="stop"), runtime.compiled(model):
+        assert model._compiled_call_impl is not None
+        assert list(model.state_dict()) == names
+        raise RuntimeError("stop")
+    assert model._compiled_call_impl is None
+    with runtime.compiled(model, enabled=False):
+        assert model._compiled_call_impl is None
+
+
+def test_compiling_on_a_cpu_needs_a_compiler_and_says_so(monkeypatch):
+    monkeypatch.setattr("evalib.runtime.shutil.which", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"needs a C\+\+ compiler"), runtime.compiled(nn.Linear(2, 2)):
+        pass
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_a_compiled_network_computes_the_same():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(5, 3)
+    expected = model(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own making
+        with runtime.compiled(model):
+            torch.testing.assert_close(model(x), expected)
+    assert torch.equal(model(x), expected)
