@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import multiprocessing
 import platform
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,45 @@ def take_turns(candidates: Mapping[str, Callable[[], float]], rounds: int) -> di
             if number > 0:
                 figures[name].append(figure)
     return figures
+
+
+def take_turns_in_processes(
+    makers: Mapping[str, Callable[[], Callable[[], float]]], rounds: int
+) -> dict[str, list[float]]:
+    """`take_turns`, each candidate in a process of its own: allocator and thread settings hold for a whole process.
+
+    Args:
+        makers: by name, functions that a new process can be given, which set up and return the candidate.
+        rounds: figures per candidate.
+    """
+    context = multiprocessing.get_context("spawn")
+    candidates, pipes = {}, []
+    for name, make in makers.items():
+        here, there = context.Pipe()
+        # no daemon, since it may have worker processes of its own
+        context.Process(target=_serve, args=(make, there)).start()
+        candidates[name] = partial(_ask, here)
+        pipes.append(here)
+    try:
+        return take_turns(candidates, rounds)
+    finally:
+        for pipe in pipes:
+            pipe.close()
+
+
+def _serve(make: Callable[[], Callable[[], float]], pipe: Connection) -> None:
+    """In the new process: a figure for every request, until the other side hangs up."""
+    candidate = make()
+    try:
+        while pipe.recv():
+            pipe.send(candidate())
+    except EOFError:
+        pass
+
+
+def _ask(pipe: Connection) -> float:
+    pipe.send(True)
+    return float(pipe.recv())
 
 
 @dataclass(frozen=True)
