@@ -25,6 +25,9 @@ FORMATS = {
     "epochs": "{}",
     "test accuracy": "{:.2%}",
     "train accuracy": "{:.2%}",
+    "validation accuracy": "{:.2%}",
+    "with views": "{:.2%}",
+    "gain": "{:+.2%}",
     "seconds per epoch": "{:.1f}",
     "seed": "{}",
 }
@@ -95,6 +98,49 @@ def compare_runs(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> C
         FileNotFoundError: if a folder is not there or is none of a run.
         ValueError: if a file in it is damaged, a run has no finished epoch, two have one name, or there is no run.
     """
+    runs = _read_runs(run_dirs)
+    first = next(iter(runs.values()))[0]
+    others = {setting for recipe, _ in runs.values() for setting in first.difference(recipe) if setting not in NAMED}
+    differing = [field.name for field in dataclasses.fields(Recipe) if field.name in others]
+    rows = [{"run": name, **_row(*run, differing)} for name, run in runs.items()]
+    if all(row["with views"] is None for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "with views"} for row in rows]
+    return Comparison(rows)
+
+
+def ablation(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> Comparison:
+    """Runs that each change something in the run before: what was changed, and what it gained.
+
+    The gain is that of the accuracy on the validation images, or on the test images in runs without any.
+
+    Args:
+        run_dirs: as `compare_runs` takes them, in the order in which the changes add up.
+
+    Raises:
+        FileNotFoundError, ValueError: as `compare_runs`.
+    """
+    rows: list[dict[str, Any]] = []
+    before: tuple[Recipe, float] | None = None
+    for name, (recipe, history) in _read_runs(run_dirs).items():
+        last = history.epochs[-1]
+        judged = last.test_accuracy if last.val_accuracy is None else last.val_accuracy
+        changes = {} if before is None else before[0].replace(name=recipe.name).difference(recipe)
+        rows.append(
+            {
+                "run": name,
+                "changes": ", ".join(f"{setting} {new}" for setting, (_, new) in changes.items()) or None,
+                "validation accuracy": last.val_accuracy,
+                "gain": None if before is None else judged - before[1],
+                "test accuracy": last.test_accuracy,
+                "with views": last.test_accuracy_views,
+                "seconds per epoch": statistics.median(history.column("seconds")),
+            }
+        )
+        before = recipe, judged
+    return Comparison(rows)
+
+
+def _read_runs(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[str, tuple[Recipe, History]]:
     if isinstance(run_dirs, str | Path):
         raise ValueError(f"`run_dirs` needs several folders, as a list or by name: got the single {str(run_dirs)!r}.")
     if isinstance(run_dirs, Mapping):
@@ -106,11 +152,7 @@ def compare_runs(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> C
         raise ValueError(
             f"`run_dirs` needs at least one run, and no name twice: got {names}. Give names: {{name: folder, ...}}."
         )
-    runs = [_read_run(folder) for _, folder in named]
-    first = runs[0][0]
-    others = {setting for recipe, _ in runs for setting in first.difference(recipe) if setting not in NAMED}
-    differing = [field.name for field in dataclasses.fields(Recipe) if field.name in others]
-    return Comparison([{"run": name, **_row(*run, differing)} for name, run in zip(names, runs, strict=True)])
+    return {name: _read_run(folder) for name, folder in named}
 
 
 def _read_run(folder: Path) -> tuple[Recipe, History]:
@@ -149,6 +191,7 @@ def _row(recipe: Recipe, history: History, differing: Sequence[str]) -> dict[str
         "epochs": last.epoch,
         "state": state,
         "test accuracy": last.test_accuracy,
+        "with views": last.test_accuracy_views,
         "train accuracy": last.train_accuracy,
         "seconds per epoch": statistics.median(history.column("seconds")),
         "device": history.device or None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from evalib.comparison import compare_runs
+from evalib.comparison import ablation, compare_runs
 from evalib.engine import fit
 from evalib.history import EpochRecord, History
 from evalib.recipes import Recipe
@@ -195,3 +196,39 @@ def test_two_folders_of_one_name_need_names(tmp_path):
 def test_a_single_folder_is_not_taken_for_a_list_of_letters(tmp_path):
     with pytest.raises(ValueError, match="needs several folders, as a list or by name: got the single"):
         compare_runs(str(write_run(tmp_path / "run")))
+
+
+def with_figures(folder, recipe, *, val=None, views=None, accuracy=0.5):
+    """A run whose last epoch was also tested on validation images and with views."""
+    write_run(folder, recipe, accuracy=accuracy)
+    history = History.load(folder / "history.json")
+    history.epochs[-1] = dataclasses.replace(history.epochs[-1], val_accuracy=val, test_accuracy_views=views)
+    history.save(folder / "history.json")
+    return folder
+
+
+def test_an_ablation_names_what_each_run_changed_and_gained(tmp_path):
+    second = ALEXNET.replace(lr=0.5, schedule="cosine", name="other")
+    runs = {
+        "first": with_figures(tmp_path / "a", ALEXNET, val=0.5, accuracy=0.9),
+        "second": with_figures(tmp_path / "b", second, val=0.625, accuracy=0.8),
+        "third": with_figures(tmp_path / "c", second.replace(seed=9), val=0.6, views=0.75),
+    }
+    rows = ablation(runs).rows
+    assert [row["run"] for row in rows] == ["first", "second", "third"]
+    assert [row["changes"] for row in rows] == [None, "lr 0.5, schedule cosine", "seed 9"]
+    assert [row["gain"] for row in rows] == [None, pytest.approx(0.125), pytest.approx(-0.025)]
+    assert [row["with views"] for row in rows] == [None, None, 0.75]
+    assert "+12.50%" in str(ablation(runs))
+    assert "-2.50%" in str(ablation(runs))
+
+
+def test_an_ablation_without_validation_images_goes_by_the_test_images(tmp_path):
+    runs = [write_run(tmp_path / "a", accuracy=0.5), write_run(tmp_path / "b", accuracy=0.25)]
+    assert [row["gain"] for row in ablation(runs).rows] == [None, -0.25]
+
+
+def test_the_augmented_figure_has_a_column_if_any_run_has_it(tmp_path):
+    runs = [with_figures(tmp_path / "a", ALEXNET, views=0.7), write_run(tmp_path / "b")]
+    assert [row["with views"] for row in compare_runs(runs).rows] == [0.7, None]
+    assert "with views" not in compare_runs(runs[1:]).rows[0]
