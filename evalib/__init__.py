@@ -19,6 +19,9 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.cam_layers   the layers of a network that are worth a map, and their names
               evalib.cam_pass     one forward pass and one gradient for all layers; the methods made from them
               evalib.cam          classic_cam() and grad_cam(): the evidence for a class, for every layer
+              evalib.cam_masks    Score-CAM and Ablation-CAM: the network asked once per channel
+              evalib.cam_others   the other methods of the package grad-cam, without its side effects
+              evalib.explain      explain(): every method, all layers, a batch or a whole loader
               evalib.history      History: what a training run measured, epoch by epoch
     level 2   evalib.data         ImageData; cifar10(), stanford_cars(), image_folder(), sample(), and the loaders
               evalib.optim        optimizer, schedule and penalty terms of a recipe

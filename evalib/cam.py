@@ -6,6 +6,9 @@ exact there; Grad-CAM reads any layer of any network. `evalib.explain` has both 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +16,7 @@ from evalib.cam_layers import Layers, find_layers
 from evalib.cam_layers import cam_layers as cam_layers
 from evalib.cam_maps import ClassIdx, check_inputs, explaining, finish, unwrap
 from evalib.cam_maps import empty_maps as empty_maps
-from evalib.cam_pass import FORMULAS, forward, layer_maps, one_pass
+from evalib.cam_pass import FORMULAS, Pass, layer_maps, one_pass
 
 # Feature maps and linear layer: of a CAM network, a ResNet of `evalib.models`, one of torchvision.
 _ENDS = (("features", "classifier"), ("layer4", "linear"), ("layer4", "fc"))
@@ -41,30 +44,59 @@ def raw_cam(model: nn.Module, images: Tensor, class_idx: ClassIdx = None) -> Ten
     """
     model = unwrap(model)
     check_inputs(model, images)
-    wrong_end = (
+    end = pooled_end(model)
+    with explaining(model):
+        found = one_pass(model, images, end.labels, class_idx, gradients=False)
+        return evidence(end, found).float().to(images.device)
+
+
+@dataclass(frozen=True)
+class PooledEnd:
+    """The end of a network that classic CAM reads: a feature map, global average pooling, one linear layer."""
+
+    features: nn.Module
+    linear: nn.Linear
+    labels: dict[nn.Module, str]
+    wrong: str
+
+
+def pooled_end(model: nn.Module) -> PooledEnd:
+    """The end of a network by its names; `evidence` checks that the network computes what they promise.
+
+    Raises:
+        ValueError: if there are no such names.
+    """
+    wrong = (
         f"`model` needs to end in global average pooling and one linear layer: this {type(model).__name__} does not. "
         "Use `grad_cam`, which takes any network."
     )
     for name, linear_name in _ENDS:
         features, linear = getattr(model, name, None), getattr(model, linear_name, None)
         if isinstance(features, nn.Module) and isinstance(linear, nn.Linear):
-            break
-    else:
-        raise ValueError(wrong_end)
-    with explaining(model), torch.no_grad():
-        logits, classes, activations = forward(model, images, {features: f"`model.{name}`"}, class_idx)
-        if features not in activations or activations[features].shape[1] != linear.in_features:
-            raise ValueError(wrong_end)
-        # Not a matrix product, which a GPU may be told to round to TF32. Channels last, so that every place is summed
-        # in the same order: constant features give a constant map.
-        terms = linear.weight[classes][:, None, None] * activations[features].movedim(1, -1).contiguous()
-        bias = logits.new_zeros(len(images)) if linear.bias is None else linear.bias[classes]
-        maps, logit = terms.sum(dim=-1), logits.gather(1, classes[:, None])[:, 0]
-        # rounding goes with the size of the terms, much of which cancels out in their sum
-        allowed = 1e-3 * logit.abs() + 1e-4 * (terms.abs().sum(dim=-1).mean(dim=(1, 2)) + bias.abs())
-        if not ((maps.mean(dim=(1, 2)) + bias - logit).abs() <= allowed).all():
-            raise ValueError(wrong_end)
-    return maps.float().to(images.device)
+            return PooledEnd(features, linear, {features: f"`model.{name}`"}, wrong)
+    raise ValueError(wrong)
+
+
+@torch.no_grad()
+def evidence(end: PooledEnd, found: Pass) -> Tensor:
+    """Maps (N, h, w) of `raw_cam` from a pass over the network.
+
+    Raises:
+        ValueError: if means of the maps and bias are not the logits: the network ends otherwise.
+    """
+    features, linear, logits, classes = found.activations.get(end.features), end.linear, found.logits, found.classes
+    if features is None or features.shape[1] != linear.in_features:
+        raise ValueError(end.wrong)
+    # Not a matrix product, which a GPU may be told to round to TF32. Channels last, so that every place is summed
+    # in the same order: constant features give a constant map.
+    terms = linear.weight[classes][:, None, None] * features.movedim(1, -1).contiguous()
+    bias = logits.new_zeros(len(logits)) if linear.bias is None else linear.bias[classes]
+    maps, logit = terms.sum(dim=-1), logits.gather(1, classes[:, None])[:, 0]
+    # rounding goes with the size of the terms, much of which cancels out in their sum
+    allowed = 1e-3 * logit.abs() + 1e-4 * (terms.abs().sum(dim=-1).mean(dim=(1, 2)) + bias.abs())
+    if not ((maps.mean(dim=(1, 2)) + bias - logit).abs() <= allowed).all():
+        raise ValueError(end.wrong)
+    return maps
 
 
 def classic_cam(model: nn.Module, images: Tensor, class_idx: ClassIdx = None) -> Tensor:
@@ -134,4 +166,5 @@ def grad_cam(
     check_inputs(model, images)
     with explaining(model):
         found = one_pass(model, images, labels, class_idx)
-        return layer_maps(FORMULAS["grad_cam"], found, images, layers, labels)
+        found.require(labels)
+        return layer_maps(partial(found.raw_maps, FORMULAS["grad_cam"]), images, layers, labels)

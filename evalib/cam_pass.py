@@ -36,6 +36,20 @@ class Pass:
     activations: dict[nn.Module, Tensor]
     gradients: dict[nn.Module, Tensor]
 
+    def require(self, labels: Mapping[nn.Module, str]) -> None:
+        """Refuse layers that did not run.
+
+        Raises:
+            ValueError: if there is one.
+        """
+        for layer, label in labels.items():
+            if layer not in self.activations:
+                raise ValueError(f"{label} does not run in the model's `forward`. Choose a layer that does.")
+
+    def raw_maps(self, formula: Formula, layer: nn.Module) -> Tensor:
+        """Maps (N, h, w) of a layer by one of `FORMULAS`, before ReLU."""
+        return formula(self.activations[layer], self.gradients[layer])
+
 
 def one_pass(
     model: nn.Module,
@@ -58,20 +72,17 @@ def one_pass(
 
     Raises:
         TypeError: if a class is no integer.
-        ValueError: if a layer does not run, runs twice, has no output (N, C, h, w) or no influence on the logits, or
+        ValueError: if a layer runs twice, has no output (N, C, h, w) or no influence on the logits, or
             if classes or logits allow no map.
     """
     with torch.set_grad_enabled(gradients):
-        logits, classes, activations = forward(model, images, labels, class_idx)
-    for layer, label in labels.items():
-        if layer not in activations:
-            raise ValueError(f"{label} does not run in the model's `forward`. Choose a layer that does.")
+        logits, classes, activations = _forward(model, images, labels, class_idx)
     found = _gradients(logits, classes, activations, labels) if gradients else {}
     kept = {layer: activation.detach() for layer, activation in activations.items()}
     return Pass(logits.detach(), classes, kept, found)
 
 
-def forward(
+def _forward(
     model: nn.Module, images: Tensor, labels: Mapping[nn.Module, str], class_idx: ClassIdx
 ) -> tuple[Tensor, Tensor, dict[nn.Module, Tensor]]:
     """Logits, classes, and outputs of those layers that ran, as they were before anything wrote over them."""
@@ -89,7 +100,7 @@ def _gradients(
 ) -> dict[nn.Module, Tensor]:
     score = logits.gather(1, classes[:, None]).sum()
     gradients: tuple[Tensor | None, ...] = (None,) * len(activations)
-    if score.requires_grad:
+    if score.requires_grad and activations:
         gradients = torch.autograd.grad(score, list(activations.values()), allow_unused=True)
     found = {}
     for layer, gradient in zip(activations, gradients, strict=True):
@@ -131,16 +142,15 @@ def _captured(
 
 
 def layer_maps(
-    formula: Formula, found: Pass, images: Tensor, layers: Sequence[nn.Module], labels: Mapping[nn.Module, str]
+    raw: Callable[[nn.Module], Tensor], images: Tensor, layers: Sequence[nn.Module], labels: Mapping[nn.Module, str]
 ) -> Tensor:
     """Maps of one method for every layer, finished.
 
     Args:
-        formula: of `FORMULAS`, or another of the same kind.
-        found: of `one_pass`, with gradients.
+        raw: maps (N, h, w) of a layer, before ReLU.
         images: (N, 3, H, W), of which only size and device are read.
         layers: in the order wanted; one may come twice.
-        labels: what messages call them.
+        labels: every layer once, and what messages call it.
 
     Returns:
         (L, N, H, W) float32 in [0, 1], on the device of `images`.
@@ -148,10 +158,7 @@ def layer_maps(
     Raises:
         ValueError: if a map is not finite.
     """
-    maps = {}
-    for layer, label in labels.items():
-        raw = formula(found.activations[layer], found.gradients[layer])
-        maps[layer] = finish(raw.float(), images, label)
+    maps = {layer: finish(raw(layer).float(), images, label) for layer, label in labels.items()}
     return torch.stack([maps[layer] for layer in layers]).to(images.device)
 
 
