@@ -35,6 +35,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.faithfulness whether a map points at the object
               evalib.figures      what the figures share
               evalib.curves       learning curves, also while a run trains
+              evalib.input_plots  batches as a loader yields them
               evalib.plots        every other figure, as a value
     level 4   evalib.report       the figures of a run, in one call; the explanation of one image
               evalib.commands     what the commands of the command line do and say

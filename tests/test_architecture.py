@@ -35,7 +35,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("engine",)),
     (3, ("mistakes", "faithfulness", "car_errors", "comparison")),
     (3, ("figures",)),
-    (3, ("curves",)),
+    (3, ("curves", "input_plots")),
     (3, ("plots",)),
     (4, ("report",)),
     (4, ("commands.inventory", "commands.results")),
