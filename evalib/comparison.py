@@ -108,36 +108,38 @@ def compare_runs(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> C
     return Comparison(rows)
 
 
-def ablation(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> Comparison:
-    """Runs that each change something in the run before: what was changed, and what it gained.
+def ablation(run_dirs: Mapping[str, str | Path] | Sequence[str | Path], *, reference: str | None = None) -> Comparison:
+    """Runs that each change something in the run before, or all in one: what was changed, and what it gained.
 
     The gain is that of the accuracy on the validation images, or on the test images in runs without any.
 
     Args:
         run_dirs: as `compare_runs` takes them, in the order in which the changes add up.
+        reference: name of the run that each other is compared to; None takes the run before.
 
     Raises:
-        FileNotFoundError, ValueError: as `compare_runs`.
+        FileNotFoundError, ValueError: as `compare_runs`; also if there is no such reference.
     """
-    rows: list[dict[str, Any]] = []
-    before: tuple[Recipe, float] | None = None
-    for name, (recipe, history) in _read_runs(run_dirs).items():
-        last = history.epochs[-1]
-        judged = last.test_accuracy if last.val_accuracy is None else last.val_accuracy
-        changes = {} if before is None else before[0].replace(name=recipe.name).difference(recipe)
-        rows.append(
-            {
-                "run": name,
-                "changes": ", ".join(f"{setting} {new}" for setting, (_, new) in changes.items()) or None,
-                "validation accuracy": last.val_accuracy,
-                "gain": None if before is None else judged - before[1],
-                "test accuracy": last.test_accuracy,
-                "with views": last.test_accuracy_views,
-                "seconds per epoch": statistics.median(history.column("seconds")),
-            }
-        )
-        before = recipe, judged
+    runs = _read_runs(run_dirs)
+    if reference is not None and reference not in runs:
+        raise ValueError(f"`reference` must be one of {', '.join(runs)}: got {reference!r}.")
+    rows, before = [], None
+    for name, (recipe, history) in runs.items():
+        last, other = history.epochs[-1], reference or before
+        row = {"run": name, "changes": None, "validation accuracy": last.val_accuracy, "gain": None}
+        if other not in (None, name):
+            changes = runs[other][0].replace(name=recipe.name).difference(recipe)
+            row["changes"] = ", ".join(f"{setting} {new}" for setting, (_, new) in changes.items())
+            row["gain"] = _judged(history) - _judged(runs[other][1])
+        row |= {"test accuracy": last.test_accuracy, "with views": last.test_accuracy_views}
+        rows.append({**row, "seconds per epoch": statistics.median(history.column("seconds"))})
+        before = name
     return Comparison(rows)
+
+
+def _judged(history: History) -> float:
+    last = history.epochs[-1]
+    return last.test_accuracy if last.val_accuracy is None else last.val_accuracy
 
 
 def _read_runs(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> dict[str, tuple[Recipe, History]]:

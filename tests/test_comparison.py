@@ -232,3 +232,15 @@ def test_the_augmented_figure_has_a_column_if_any_run_has_it(tmp_path):
     runs = [with_figures(tmp_path / "a", ALEXNET, views=0.7), write_run(tmp_path / "b")]
     assert [row["with views"] for row in compare_runs(runs).rows] == [0.7, None]
     assert "with views" not in compare_runs(runs[1:]).rows[0]
+
+
+def test_an_ablation_against_one_reference(tmp_path):
+    runs = {
+        "a": write_run(tmp_path / "a", ALEXNET.replace(lr=0.5), accuracy=0.25),
+        "base": write_run(tmp_path / "base", accuracy=0.5),
+        "b": write_run(tmp_path / "b", ALEXNET.replace(momentum=0.5), accuracy=0.75),
+    }
+    rows = ablation(runs, reference="base").rows
+    assert [(row["changes"], row["gain"]) for row in rows] == [("lr 0.5", -0.25), (None, None), ("momentum 0.5", 0.25)]
+    with pytest.raises(ValueError, match="`reference` must be one of a, base, b: got 'c'"):
+        ablation(runs, reference="c")
