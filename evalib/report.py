@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from evalib import plots
-from evalib.cam import cam_layers, classic_cam, empty_maps, grad_cam
+from evalib.cam import cam_layers, classic_cam, empty_maps
 from evalib.checkpoint import load_model
 from evalib.data.decoding import decode_image
 from evalib.data.image_data import ImageData
 from evalib.engine import Evaluation
+from evalib.explain import explain
 from evalib.history import History
 from evalib.metrics import confusion_matrix
 from evalib.mistakes import Mistakes, find_mistakes
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def explain_mistakes(model: nn.Module, data: ImageData, mistakes: Mistakes) -> Figure:
-    """Grad-CAM of misclassified test images: two rows an image, for the predicted and for the true class.
+def explain_mistakes(model: nn.Module, data: ImageData, mistakes: Mistakes, *, method: str = "grad_cam") -> Figure:
+    """Maps of misclassified test images: two rows an image, for the predicted and for the true class.
 
     Args:
         model: a network that `evalib.cam.cam_layers` knows.
         data: whose test images the mistakes are.
         mistakes: which images to show; take a `head` of ten or so.
+        method: a key of `evalib.explain.METHODS`.
 
     Raises:
-        ValueError: if there is no mistake to show.
+        ValueError: if there is no mistake to show, or no such method.
     """
     if len(mistakes) == 0:
         raise ValueError("No misclassified image to explain: `mistakes` is empty.")
@@ -48,19 +50,23 @@ def explain_mistakes(model: nn.Module, data: ImageData, mistakes: Mistakes) -> F
     ):
         predicted_title = f"predicted {data.classes[predicted_idx]}\n{100 * probability:.0f} % · its map"
         titles.append((predicted_title, f"true {data.classes[true_idx]}\nits map"))
-    return _cam_figure(model, data, mistakes.images(data.test), [mistakes.predicted, mistakes.true], titles)
+    classes = [mistakes.predicted, mistakes.true]
+    return _cam_figure(model, data, mistakes.images(data.test), classes, titles, method)
 
 
-def explain_test_images(model: nn.Module, data: ImageData, indices: Sequence[int]) -> Figure:
-    """Grad-CAM of chosen test images, misclassified or not: for the predicted and for the true class.
+def explain_test_images(
+    model: nn.Module, data: ImageData, indices: Sequence[int], *, method: str = "grad_cam"
+) -> Figure:
+    """Maps of chosen test images, misclassified or not: for the predicted and for the true class.
 
     Raises:
-        ValueError: if there is no index, or one lies outside the test images.
+        ValueError: if there is no index, one lies outside the test images, or there is no such method.
     """
     chosen = _checked_indices(indices, data)
     images = _input(model, data, data.test.images[chosen])
     probability, predicted = _probabilities(model, images).max(dim=1)
-    return explain_mistakes(model, data, Mistakes(chosen, data.test.labels[chosen], predicted, probability))
+    shown = Mistakes(chosen, data.test.labels[chosen], predicted, probability)
+    return explain_mistakes(model, data, shown, method=method)
 
 
 class InputFormat(Protocol):
@@ -128,23 +134,24 @@ def read_image(path: str | Path, about: InputFormat) -> Tensor:
 
 
 def explain_image(
-    model: nn.Module, pixels: Tensor, about: InputFormat, *, class_name: str | None = None
+    model: nn.Module, pixels: Tensor, about: InputFormat, *, class_name: str | None = None, method: str = "cam"
 ) -> Explanation:
-    """The probabilities of one image and the classic CAM (Zhou et al. 2016) of one class.
+    """The probabilities of one image, and the map of one class that the last layer gives.
 
     Args:
-        model: a network that ends in global average pooling and one linear layer, as all of evalib's.
+        model: a network that `evalib.cam.cam_layers` knows.
         pixels: (3, S, S) uint8, as from `read_image`, or an image of a split.
         about: the network's data or checkpoint.
         class_name: whose map; None takes the predicted class.
+        method: a key of `evalib.explain.METHODS`; "cam" is classic CAM (Zhou et al. 2016).
 
     Raises:
-        ValueError: if there is no such class, or the network has no classic CAM.
+        ValueError: if there is no such class or method, or the network has no such map.
     """
     images = _input(model, about, pixels[None])
     probabilities = _probabilities(model, images)[0]
     class_idx = int(probabilities.argmax()) if class_name is None else _class_index(class_name, about.classes)
-    cam = classic_cam(model, images, class_idx)[0, 0].cpu()
+    cam = explain(model, images, list(cam_layers(model))[-1], class_idx, method=method)[0, 0].cpu()
     return Explanation(denormalize(images[0].cpu(), about.mean, about.std), cam, class_idx, probabilities)
 
 
@@ -223,16 +230,17 @@ def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _cam_figure(
-    model: nn.Module, data: ImageData, raw: Tensor, classes: Sequence[Tensor], titles: Sequence[Sequence[str]]
-) -> Figure:
+    model: nn.Module, data: ImageData, raw: Tensor, classes: Sequence[Tensor], titles: Sequence[Sequence[str]],
+    method: str,
+) -> Figure:  # fmt: skip
     """A row per image of (M, 3, H, W) uint8 and class: `classes` holds (M,) tensors, `titles` a title for each."""
-    layers = cam_layers(model)
     images = _input(model, data, raw)
-    maps = [grad_cam(model, images, list(layers.values()), class_idx=class_idx).cpu() for class_idx in classes]
+    maps = [explain(model, images, class_idx=class_idx, method=method).cpu() for class_idx in classes]
+    layer_names = list(cam_layers(model))[-len(maps[0]) :]  # methods with one map for all layers: the last
     cams = torch.stack(maps, dim=2).flatten(1, 2)  # K times (L, M, H, W) -> (L, M K, H, W), an image's maps together
     shown = (raw.float() / 255).repeat_interleave(len(classes), dim=0)
     row_titles = [title for image_titles in titles for title in image_titles]
-    return plots.plot_cams(shown, cams, layer_names=list(layers), row_titles=row_titles)
+    return plots.plot_cams(shown, cams, layer_names=layer_names, row_titles=row_titles)
 
 
 def write_figures(

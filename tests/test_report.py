@@ -9,6 +9,7 @@ from PIL import Image
 
 from evalib.data.decoding import decode_image
 from evalib.engine import Evaluation, fit
+from evalib.explain import explain
 from evalib.history import EpochRecord, History
 from evalib.mistakes import find_mistakes
 from evalib.models import model_for
@@ -23,6 +24,7 @@ from evalib.report import (
     write_explanation,
     write_figures,
 )
+from evalib.transforms import normalize
 
 
 def evaluation_of(labels, predictions, num_classes=3):
@@ -64,6 +66,26 @@ def test_each_mistake_has_a_row_for_the_predicted_and_one_for_the_true_class(tin
     found = texts(figure)
     for name in ("layer0", "layer4", "predicted bee", "true ant", "predicted cow", "true bee"):
         assert name in found
+
+
+def test_the_maps_are_of_the_chosen_method(tiny_model, tiny_data, monkeypatch):
+    given = {}
+
+    def plot_cams(images, cams, layer_names, row_titles):
+        given.update(cams=cams, layer_names=layer_names)
+
+    monkeypatch.setattr("evalib.plots.plot_cams", plot_cams)
+    images = normalize(tiny_data.test.images[[4]], tiny_data.mean, tiny_data.std)
+    for method in ("grad_cam", "layer_cam", "cam"):
+        explain_test_images(tiny_model, tiny_data, [4], method=method)
+        predicted = explain(tiny_model, images, method=method)
+        torch.testing.assert_close(given["cams"][:, :1], predicted)
+        assert len(given["layer_names"]) == len(predicted)
+        one = explain_image(tiny_model, tiny_data.test.images[4], tiny_data, method=method)
+        torch.testing.assert_close(one.cam, predicted[-1, 0])
+    assert given["layer_names"] == ["layer4"]
+    with pytest.raises(ValueError, match="'layer_cam'.*got 'layercam'"):
+        explain_test_images(tiny_model, tiny_data, [4], method="layercam")
 
 
 def test_no_mistake_is_an_error(tiny_model, tiny_data):
