@@ -13,7 +13,6 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.muon         MuonSGD: orthogonal updates for convolution filters, SGD for the rest
               evalib.averaging    Lookahead: weights drawn back to their moving average
     level 1   evalib.transforms   geometry, augmentations by name, normalize and denormalize
-              evalib.initialization  a whitening first convolution, residual blocks that begin as the identity
               evalib.checkpoint   weights to a file and back, whole or not at all
               evalib.cam_maps     what all methods share: checks, and maps made comparable
               evalib.cam_layers   the layers of a network that are worth a map, and their names
@@ -25,7 +24,9 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.history      History: what a training run measured, epoch by epoch
     level 2   evalib.data         ImageData; cifar10(), stanford_cars(), image_folder(), sample(), and the loaders
               evalib.optim        optimizer, schedule and penalty terms of a recipe
+              evalib.initialization  a whitening first convolution, residual blocks that begin as the identity
               evalib.execution    device and precision of a run: the seam for more than one device
+              evalib.distributed  several processes that train together, under torchrun or `accelerate launch`
               evalib.rundir       the folder of a run: recipe, history, last checkpoint
               evalib.evaluation   evaluate(): loss, accuracy and logits over a set of images
               evalib.engine       train_one_epoch() and fit()

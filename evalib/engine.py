@@ -19,20 +19,19 @@ from evalib.averaging import Lookahead
 from evalib.checkpoint import Checkpoint
 from evalib.data.image_data import ImageData
 from evalib.data.loaders import Loader, eval_loader, train_loader
+from evalib.distributed import make_execution
 from evalib.evaluation import Batches as Batches
 from evalib.evaluation import Evaluation as Evaluation
 from evalib.evaluation import evaluate as evaluate
 from evalib.execution import SingleDevice
 from evalib.history import EpochRecord, History
-from evalib.initialization import batch_norm_momentum, whiten, zero_gamma
+from evalib.initialization import batch_norm_momentum, initialize
 from evalib.optim import make_optimizer, make_scheduler, penalty
 from evalib.progress import progress_bar
 from evalib.recipes import Recipe
-from evalib.rundir import RunDirectory
-from evalib.runtime import compiled, derived_seed, describe_device, keep_freed_memory, train_mode
-from evalib.transforms import normalize
+from evalib.rundir import open_run
+from evalib.runtime import compiled, keep_freed_memory, train_mode
 
-WHITENING_IMAGES = 1000  # about a million patches
 _SINGLE_IMAGE = "BatchNorm has no statistics of one image. Choose another `batch_size`, of at least 2."
 
 
@@ -60,7 +59,8 @@ def train_one_epoch(
     """Train over all batches once. Loss and accuracy stay on the device until the end: no step waits for the host.
 
     Args:
-        model: logits (N, C) from images (N, 3, H, W); trained in place, its mode is put back afterwards.
+        model: logits (N, C) from images (N, 3, H, W); trained in place, its mode is put back afterwards. With several
+            processes what `execution.replicated` made of it.
         loader: batches (images, labels), images normalized float32, labels int64.
         optimizer: over the model's parameters.
         scheduler: stepped after every optimizer step.
@@ -70,7 +70,7 @@ def train_one_epoch(
         averaging: of the weights, stepped after every optimizer step.
 
     Returns:
-        The plain cross-entropy and accuracy per image, seen while training.
+        The plain cross-entropy and accuracy per image, seen while training, over the images of all processes.
 
     Raises:
         ValueError: if there is no batch, or one has a single image and the network normalizes by batch.
@@ -80,14 +80,14 @@ def train_one_epoch(
     needs_two_images = _has_batch_norm(model)
     dtype = torch.float32 if execution.device.type == "mps" else torch.float64  # MPS has no float64
     totals = torch.zeros(2, dtype=dtype, device=execution.device)  # loss, right predictions
-    images_total, start = 0, time.perf_counter()
+    images_here, start = 0, time.perf_counter()
     with train_mode(model):
         for images, labels in loader:
             if needs_two_images and len(images) == 1:
                 raise ValueError(f"A training batch has a single image: {_SINGLE_IMAGE}")
             logits = execution.logits(model, images)
             labels = labels.to(logits.device, non_blocking=True)
-            loss = loss_fn(logits, labels)
+            loss = execution.weighted(loss_fn(logits, labels), len(images))
             stepped = execution.step(loss + penalty(model, *penalties), optimizer)
             for follower in (scheduler, averaging) if stepped else ():
                 if follower is not None:
@@ -95,13 +95,17 @@ def train_one_epoch(
             with torch.no_grad():
                 plain_loss, correct = F.cross_entropy(logits, labels, reduction="sum"), logits.argmax(dim=1) == labels
                 totals += torch.stack([plain_loss.to(dtype), correct.sum().to(dtype)])
-            images_total += len(images)
-    if images_total == 0:
+            images_here += len(images)
+    if images_here == 0:
         raise ValueError("`loader` gave no batch; training needs at least one.")
-    loss, accuracy = (execution.reduce(totals) / images_total).tolist()  # waits for the device, once
+    # running statistics, which each process took of its own images
+    execution.average([*model.buffers(), *(averaging.slow if averaging else ())])
+    totals = execution.reduce(torch.cat([totals, totals.new_full((1,), images_here)]))
+    total_loss, right, images_total = totals.tolist()  # waits for the device, once
+    loss = total_loss / images_total
     if not math.isfinite(loss):
         raise FloatingPointError(f"The training loss became {loss}. Lower the learning rate.")
-    return EpochResult(loss, accuracy, images_total, seconds=time.perf_counter() - start)
+    return EpochResult(loss, right / images_total, int(images_total), seconds=time.perf_counter() - start)
 
 
 def _has_batch_norm(model: nn.Module) -> bool:
@@ -125,6 +129,9 @@ def fit(
     it, `fit` continues after the last finished epoch; everything random derives from (seed, epoch). Ctrl-C ends the run
     early: the history so far is returned, with `interrupted` set, and the files of the last finished epoch stay.
 
+    Started in several processes (`evalib.distributed`), all train this one network; the main one reads and writes the
+    run directory, shows the bar and calls `on_epoch`.
+
     Args:
         model: from `evalib.models.build_model`; trained in place, moved to the device.
         data: its `test` split is only ever reported; choose by `val` (the recipe's `val_fraction` splits it off).
@@ -142,15 +149,17 @@ def fit(
     """
     if recipe.val_fraction and data.val is None:
         data = data.split_validation(recipe.val_fraction, recipe.seed)
-    _check_prepared(data, recipe)
-    _check_batches(model, len(data.train), recipe.batch_size)
-    folder = None if run_dir is None else RunDirectory(run_dir)
-    checkpoint = None if folder is None else folder.begin(recipe, data.classes)
     keep_freed_memory()
-    execution = SingleDevice(device, recipe.precision)
-    run = _Run(execution.prepare(model), data, recipe, execution, workers)
-    history = run.begin() if checkpoint is None else run.resume(checkpoint)
-    history.device = describe_device(execution.device)
+    execution = make_execution(device, recipe.precision)
+    _check_prepared(data, recipe)
+    _check_batches(model, len(data.train), recipe.batch_size, execution.world)
+    folder, checkpoint = execution.from_main(lambda: open_run(run_dir, recipe, data.classes))
+    model = execution.prepare(model)
+    if checkpoint is None:
+        initialize(model, data, recipe)
+    run = _Run(model, data, recipe, execution, workers)
+    history = History() if checkpoint is None else run.resume(checkpoint)
+    history.device = execution.describe()
     history.train_images, history.test_images = len(data.train), len(data.test)
     steps = len(run.train_loader)
     total, done = recipe.epochs * steps, len(history.epochs) * steps
@@ -158,14 +167,14 @@ def fit(
     with (
         batch_norm_momentum(model, recipe.batch_norm_momentum),
         compiled(model, recipe.compile),
-        progress_bar(progress, **bar_settings) as bar,
+        progress_bar(progress if execution.is_main else False, **bar_settings) as bar,
     ):
         try:
             for epoch in range(len(history.epochs) + 1, recipe.epochs + 1):
                 history.epochs.append(run.epoch(epoch, bar))
-                if folder is not None and execution.is_main:
-                    folder.save(run.checkpoint(history), history)
-                if on_epoch is not None:
+                if folder is not None:
+                    execution.from_main(lambda: folder.save(run.checkpoint(history), history))
+                if on_epoch is not None and execution.is_main:
                     on_epoch(history)
         except KeyboardInterrupt:
             history.interrupted = len(history.epochs) < recipe.epochs
@@ -181,11 +190,17 @@ def _check_prepared(data: ImageData, recipe: Recipe) -> None:
         )
 
 
-def _check_batches(model: nn.Module, images: int, batch_size: int) -> None:
-    if _has_batch_norm(model) and (batch_size == 1 or images % batch_size == 1):
+def _check_batches(model: nn.Module, images: int, batch_size: int, world: int) -> None:
+    if batch_size % world:
         raise ValueError(
-            f"`batch_size` {batch_size} makes a batch of a single image out of {images:,} training images: "
-            + _SINGLE_IMAGE
+            f"`batch_size` must be a multiple of the number of processes, which share each batch: got {batch_size} "
+            f"for {world} processes. Choose another of the two."
+        )
+    smallest = (images % batch_size or batch_size) // world
+    if _has_batch_norm(model) and 1 in (smallest, batch_size // world):
+        raise ValueError(
+            f"`batch_size` {batch_size} makes a batch of a single image out of {images:,} training images"
+            f"{f' for {world} processes' if world > 1 else ''}: {_SINGLE_IMAGE}"
         )
 
 
@@ -203,26 +218,17 @@ class _Run:
         self, model: nn.Module, data: ImageData, recipe: Recipe, execution: SingleDevice, workers: int | None
     ) -> None:
         self.model, self.data, self.recipe, self.execution = model, data, recipe, execution
-        device = execution.device
-        self.train_loader: Loader = train_loader(data, recipe, workers=workers, device=device)
-        self.eval_loaders = {
-            name: eval_loader(data, name, workers=workers, device=device) for name in data.splits() if name != "train"
-        }
+        self.network = execution.replicated(model)  # first of all: it gives all processes the same weights
+        where: dict[str, Any] = {"workers": workers, "device": execution.device}
+        if execution.world > 1:
+            where["shard"] = (execution.rank, execution.world)
+        self.train_loader: Loader = train_loader(data, recipe, **where)
+        self.eval_loaders = {name: eval_loader(data, name, **where) for name in data.splits() if name != "train"}
         self.optimizer = make_optimizer(model, recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, len(self.train_loader))
         self.loss_fn = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         total = recipe.epochs * len(self.train_loader)
         self.averaging = Lookahead(model, total) if recipe.averaging == "lookahead" else None
-
-    def begin(self) -> History:
-        """Give the network the initial weights that the recipe asks for beyond random ones; an empty history."""
-        if self.recipe.whitening:
-            generator = torch.Generator().manual_seed(derived_seed(self.recipe.seed, "whitening"))
-            chosen = torch.randperm(len(self.data.train), generator=generator)[:WHITENING_IMAGES]
-            whiten(self.model, normalize(self.data.train.images[chosen], self.data.mean, self.data.std))
-        if self.recipe.zero_gamma:
-            zero_gamma(self.model)
-        return History()
 
     def resume(self, checkpoint: Checkpoint) -> History:
         """Take over the state of a checkpoint; returns its history."""
@@ -256,7 +262,7 @@ class _Run:
         """Train and test for one epoch; moves the progress bar by one for every step."""
         self.train_loader.set_epoch(epoch)
         result = train_one_epoch(
-            self.model,
+            self.network,
             _counted(self.train_loader, bar),
             self.optimizer,
             scheduler=self.scheduler,

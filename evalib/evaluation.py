@@ -50,7 +50,8 @@ def evaluate(model: nn.Module, loader: Batches, *, execution: SingleDevice | Non
     Args:
         model: logits (N, C) from images (N, 3, H, W).
         loader: batches (images, labels).
-        execution: device and precision; None takes the model's device and float32.
+        execution: device and precision; None takes the model's device and float32. With several processes each brings
+            its shard of the images, in the order of their ranks, and gets the figures of all.
         views: of each image, whose logits are averaged (test-time augmentation): 1, 2 or 6 as `seen_from` makes them.
 
     Raises:
@@ -66,7 +67,7 @@ def evaluate(model: nn.Module, loader: Batches, *, execution: SingleDevice | Non
     if not all_logits:
         raise ValueError("`loader` gave no batch; evaluation needs at least one.")
     with torch.no_grad():  # outside of inference mode: its tensors could not be used with gradients later
-        logits, labels = torch.cat(all_logits).cpu().clone(), torch.cat(all_labels).cpu().clone()
+        logits, labels = (execution.gather(torch.cat(parts)).cpu().clone() for parts in (all_logits, all_labels))
     loss = F.cross_entropy(logits.double(), labels).item()
     return Evaluation(loss, accuracy(logits, labels), logits, labels)
 

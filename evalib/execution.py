@@ -1,7 +1,7 @@
 """How a step is computed: device, precision, memory format, gradient scaling.
 
-`SingleDevice` is the one seam of `fit` towards the hardware: another class with the same members can carry the same
-loop over several devices.
+`SingleDevice` is the one seam of `fit` towards the hardware; `evalib.distributed.ManyProcesses` has the same members
+and carries the same loop over several devices.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from evalib.runtime import pick_device, pick_precision
+from evalib.runtime import describe_device, pick_device, pick_precision
+
+T = TypeVar("T")
 
 
 class SingleDevice:
@@ -27,6 +31,7 @@ class SingleDevice:
         precision: as `evalib.runtime.pick_precision` takes it.
     """
 
+    rank, world = 0, 1  # which of how many processes this is
     is_main = True  # this process writes files and reports
 
     def __init__(self, device: str | torch.device | None = None, precision: str = "auto") -> None:
@@ -34,9 +39,17 @@ class SingleDevice:
         self.dtype = pick_precision(precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
 
+    def describe(self) -> str:
+        """The device in words."""
+        return describe_device(self.device)
+
     def prepare(self, model: nn.Module) -> nn.Module:
         """Move the network to the device, in place, channels last: the layout that convolutions are fastest in."""
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def replicated(self, model: nn.Module) -> nn.Module:
+        """The network for training: its backward pass exchanges gradients with other processes; here there are none."""
+        return model
 
     def autocast(self) -> AbstractContextManager[None]:
         """Mixed precision for the forward pass; parameters and loss stay float32."""
@@ -47,6 +60,10 @@ class SingleDevice:
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         with self.autocast():
             return model(images).float()
+
+    def weighted(self, loss: Tensor, count: int) -> Tensor:
+        """The mean loss over `count` images of this process, weighted by its share of all processes' images."""
+        return loss
 
     def step(self, loss: Tensor, optimizer: Optimizer) -> bool:
         """Backward pass and optimizer step; False where float16 overflowed and the step was skipped."""
@@ -60,6 +77,21 @@ class SingleDevice:
     def reduce(self, total: Tensor) -> Tensor:
         """Sum over all processes; here there is one."""
         return total
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Set each floating-point tensor to its mean over all processes."""
+
+    def gather(self, part: Tensor) -> Tensor:
+        """The rows of all processes, in the order of their ranks."""
+        return part
+
+    def from_main(self, action: Callable[[], T]) -> T:
+        """Let the main process do something; every process gets its result, or raises its exception."""
+        return action()
+
+    def first_on_host(self) -> AbstractContextManager[None]:
+        """A block that one process of each host runs before its others."""
+        return nullcontext()
 
 
 def bare_step_speed(

@@ -9,8 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from evalib.cam_networks import convolutions
+from evalib.data.image_data import ImageData
+from evalib.recipes import Recipe
+from evalib.runtime import derived_seed
+from evalib.transforms import normalize
 
+WHITENING_IMAGES = 1000  # about a million patches
 EPSILON = 5e-4  # added to the variances: directions that hardly vary are not blown up to noise
+
+
+def initialize(model: nn.Module, data: ImageData, recipe: Recipe) -> None:
+    """Give the network the initial weights that the recipe asks for beyond random ones."""
+    if recipe.whitening:
+        generator = torch.Generator().manual_seed(derived_seed(recipe.seed, "whitening"))
+        chosen = torch.randperm(len(data.train), generator=generator)[:WHITENING_IMAGES]
+        whiten(model, normalize(data.train.images[chosen], data.mean, data.std))
+    if recipe.zero_gamma:
+        zero_gamma(model)
 
 
 @torch.no_grad()

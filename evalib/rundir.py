@@ -59,3 +59,13 @@ class RunDirectory:
         """Write the checkpoint, then the history for people; what continues a run reads the checkpoint alone."""
         save_checkpoint(self.checkpoint_path, checkpoint)
         history.save(self.path / HISTORY_NAME)
+
+
+def open_run(
+    path: str | Path | None, recipe: Recipe, classes: tuple[str, ...]
+) -> tuple[RunDirectory | None, Checkpoint | None]:
+    """The folder of a run and its checkpoint to continue from, as far as there are any; errors as `RunDirectory`'s."""
+    if path is None:
+        return None, None
+    folder = RunDirectory(path)
+    return folder, folder.begin(recipe, classes)

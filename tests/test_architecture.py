@@ -18,7 +18,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ("metrics", "runtime", "recipes", "download", "weights", "muon", "averaging")),
     (0, ("cam_networks",)),
     (0, ("models",)),
-    (1, ("transforms", "history", "cam_maps", "initialization")),
+    (1, ("transforms", "history", "cam_maps")),
     (1, ("checkpoint", "cam_layers", "cam_pass")),
     (1, ("cam", "cam_masks", "cam_others")),
     (1, ("explain",)),
@@ -30,8 +30,8 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("data.stanford_cars",)),
     (2, ("data",)),
     (2, ("data.loaders",)),
-    (2, ("optim", "execution", "rundir")),
-    (2, ("evaluation",)),
+    (2, ("optim", "execution", "rundir", "initialization")),
+    (2, ("distributed", "evaluation")),
     (2, ("engine",)),
     (3, ("mistakes", "faithfulness", "car_errors", "comparison")),
     (3, ("figures",)),
@@ -47,7 +47,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
 ROW = {module: row for row, (_, modules) in enumerate(ROWS) for module in modules}
 HEAVY = {
     "albumentations", "pytorch_grad_cam", "sklearn", "scipy", "matplotlib", "IPython", "torchsummary", "cv2",
-    "datasets",
+    "datasets", "accelerate",
 }  # fmt: skip
 
 
