@@ -25,7 +25,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("data.decoding", "data.car_names")),
     (2, ("data.image_files",)),
     (2, ("data.image_data",)),
-    (2, ("data.folder",)),
+    (2, ("data.folder", "data.hugging_face")),
     (2, ("data.sample", "data.cifar10", "data.stanford_cars_download")),
     (2, ("data.stanford_cars",)),
     (2, ("data",)),
@@ -78,7 +78,7 @@ def evalib_imports(module: str) -> set[str]:
                 for alias in node.names:
                     submodule = f"{prefix}.{alias.name}".removeprefix(".")
                     # evalib.data.cifar10 is a module, but its name imported from evalib.data is the function.
-                    is_function = prefix == "data" and alias.name in ("cifar10", "sample")
+                    is_function = prefix == "data" and alias.name in ("cifar10", "hugging_face", "sample")
                     found.add(submodule if submodule in MODULES and not is_function else prefix)
         elif isinstance(node, ast.Import):
             found |= {alias.name.removeprefix("evalib.") for alias in node.names if alias.name.startswith("evalib.")}
