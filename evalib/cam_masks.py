@@ -56,9 +56,8 @@ def _score_weights(model: nn.Module, images: Tensor, found: Pass, layer: nn.Modu
     scores = []
     for places in torch.arange(number * channels, device=images.device).split(step):
         rows = places // channels
-        masks = F.interpolate(
-            activation.flatten(0, 1)[places, None], size=images.shape[2:], mode="bilinear", align_corners=True
-        )
+        masks = activation.flatten(0, 1)[places, None]
+        masks = F.interpolate(masks, size=images.shape[2:], mode="bilinear", align_corners=True)
         low, high = masks.amin(dim=(2, 3), keepdim=True), masks.amax(dim=(2, 3), keepdim=True)
         logits = model(images[rows] * ((masks - low) / (high - low + 1e-8)))
         scores.append(logits.gather(1, found.classes[rows, None])[:, 0])
@@ -103,7 +102,9 @@ def _one_copy_serves(model: nn.Module, images: Tensor, found: Pass, layer: nn.Mo
         logits = _run_with(model, images[:1], layer, found.activations[layer][[0, 0]])
     except RuntimeError:  # the shapes do not fit
         return False
-    return logits.shape[0] == 2 and torch.allclose(logits, found.logits[:1].expand_as(logits), rtol=1e-4, atol=1e-5)
+    expected = found.logits[:1]
+    difference = (logits - expected).abs().max()  # a GPU rounds to TF32, and another batch otherwise
+    return logits.shape[0] == 2 and bool(difference <= 1e-2 * expected.abs().max())
 
 
 WEIGHTS: dict[str, Callable[[nn.Module, Tensor, Pass, nn.Module, int], Tensor]] = {

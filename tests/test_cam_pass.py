@@ -131,6 +131,23 @@ def test_an_inference_tensor_as_a_layers_output(images: Tensor) -> None:
     assert found.gradients[model.b].shape == (2, 4, 6, 6)
 
 
+def test_the_graph_begins_anew_after_a_frozen_part(images: Tensor) -> None:
+    class Branches(Net):
+        def forward(self, images: Tensor) -> Tensor:
+            x = self.a(images).relu()
+            with torch.no_grad():
+                y = self.b(x)
+            return self.linear((y.relu_() + x[:, :, 1:-1, 1:-1]).mean(dim=(2, 3)))
+
+    model = Net()
+    model.__class__ = Branches
+    found = run(model, images, ["a", "b"])
+    before = model.b(model.a(images).relu()).detach()
+    expected = model.linear.weight[found.classes, :, None, None] * (before > 0) / 36  # of a mean over 6 x 6 places
+    torch.testing.assert_close(found.activations[model.b], before)
+    torch.testing.assert_close(found.gradients[model.b], expected)
+
+
 def test_layers_that_do_not_run(images: Tensor) -> None:
     model = Net()
     model.extra = nn.Conv2d(3, 3, 1)
