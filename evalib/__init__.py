@@ -13,6 +13,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.muon         MuonSGD: orthogonal updates for convolution filters, SGD for the rest
               evalib.averaging    Lookahead: weights drawn back to their moving average
     level 1   evalib.transforms   geometry, augmentations by name, normalize and denormalize
+              evalib.batch_augment  the augmentations as operations on whole batches
               evalib.checkpoint   weights to a file and back, whole or not at all
               evalib.cam_maps     what all methods share: checks, and maps made comparable
               evalib.cam_layers   the layers of a network that are worth a map, and their names

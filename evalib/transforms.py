@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from evalib.recipes import AUGMENTATIONS, GEOMETRIES, check_name
+from evalib.recipes import AUGMENTATIONS, FLIPS, GEOMETRIES, Recipe, check_name
 
 if TYPE_CHECKING:
     import albumentations
@@ -113,6 +113,34 @@ class Geometry:
         return torch.tensor(found, dtype=torch.float32).reshape(-1, 4)
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to training images at random.
+
+    Attributes:
+        name: one of `evalib.recipes.AUGMENTATIONS`; the rest is for "crop" only.
+        padding: reflected pixels around an image, out of which a window of its size is cut.
+        flip: "random", or "alternating" (`evalib.batch_augment.alternating_flips`).
+        cutout: pixels a side of a hole filled with the mean; 0 for none.
+    """
+
+    name: str = "none"
+    padding: int = 4
+    flip: str = "random"
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        check_name("augmentation", self.name, AUGMENTATIONS)
+        check_name("flip", self.flip, FLIPS)
+
+    @classmethod
+    def of(cls, given: Recipe | Augmentation | str) -> Augmentation:
+        """The augmentation of a recipe, or of a name with the settings above."""
+        if isinstance(given, Recipe):
+            return cls(given.augmentation, given.crop_padding, given.flip, given.cutout)
+        return given if isinstance(given, Augmentation) else cls(given)
+
+
 def _per_channel(values: Channels, like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=like.device).reshape(3, 1, 1)
 
@@ -134,7 +162,7 @@ def normalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     if images.dtype != torch.uint8:
         raise TypeError(f"`images` must be uint8 in 0..255: got {images.dtype}.")
     mean_255, std_255 = _per_channel(mean, images) * 255, _per_channel(std, images) * 255
-    return (images - mean_255).div_(std_255)  # in place: new memory costs more than the arithmetic
+    return images.float().sub_(mean_255).div_(std_255)  # in place: new memory costs more than the arithmetic
 
 
 def denormalize(images: Tensor, mean: Channels, std: Channels) -> Tensor:
@@ -160,7 +188,9 @@ def strict(transform: type[Any], **arguments: Any) -> Any:
             raise ValueError(f"albumentations would ignore an argument of {transform.__name__}: {warning}") from warning
 
 
-def albumentations_pipeline(name: str, mean: Channels, std: Channels, image_size: int = 32) -> albumentations.Compose:
+def albumentations_pipeline(
+    augmentation: Augmentation | str, mean: Channels, std: Channels, image_size: int = 32
+) -> albumentations.Compose:
     """The pipeline for one image, (H, W, 3) uint8 in, (3, H, W) float32 tensor out.
 
     "eva6" is system B's: flip, shift, scale and rotate, pad, then a 16x16 hole filled with the mean (70 %) or gray
@@ -168,15 +198,18 @@ def albumentations_pipeline(name: str, mean: Channels, std: Channels, image_size
     (reflected; 2.0's own default is black) and one scale for both axes. "cars" is system C's: gray (30 %), flip,
     perspective always, shift by a tenth; torchvision's perspective moves the corners inward by up to 30 % of a side.
     albumentations' is another and here milder, its distances normal with a standard deviation of 8 % of a side: at 15 %
-    it leaves 3 images of 1,000 all but empty. "none" only normalizes, "flip" flips first. Seed it by `seed_pipeline`.
+    it leaves 3 images of 1,000 all but empty. "none" only normalizes, "flip" flips first, "crop" cuts a window out of
+    the image with reflected borders, flips, and fills a hole with the mean; an "alternating" flip is up to the caller,
+    before the pipeline, since it depends on image and epoch. Seed it by `seed_pipeline`.
 
     Args:
-        name: one of `evalib.recipes.AUGMENTATIONS`.
+        augmentation: one of `evalib.recipes.AUGMENTATIONS`, with its settings.
         mean: per channel on the scale [0, 1]; also the color of the hole and of the padding.
         std: per channel on the scale [0, 1].
-        image_size: height and width that smaller images are padded to.
+        image_size: height and width that "crop" cuts, and that "eva6" pads smaller images to.
     """
-    check_name("augmentation", name, AUGMENTATIONS)
+    augmentation = Augmentation.of(augmentation)
+    name = augmentation.name
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer version
     import albumentations as A
     from albumentations.pytorch import ToTensorV2
@@ -184,8 +217,12 @@ def albumentations_pipeline(name: str, mean: Channels, std: Channels, image_size
     steps: list[Any] = []
     if name == "cars":
         steps.append(strict(A.ToGray, p=0.3))
-    if name != "none":
+    if name == "crop" and augmentation.padding:
+        steps += _crop_steps(augmentation.padding, image_size)
+    if name != "none" and (name, augmentation.flip) != ("crop", "alternating"):
         steps.append(strict(A.HorizontalFlip, p=0.5))
+    if name == "crop" and augmentation.cutout:
+        steps.append(strict(A.CoarseDropout, **_hole(augmentation.cutout, mean), p=1.0))
     if name == "cars":
         steps += [
             strict(A.Perspective, scale=(0.08, 0.08), keep_size=True, fit_output=True, p=1.0),
@@ -197,14 +234,29 @@ def albumentations_pipeline(name: str, mean: Channels, std: Channels, image_size
     return A.Compose(steps)
 
 
+def _hole(size: int, mean: Channels) -> dict[str, Any]:
+    """Arguments of a hole of size x size pixels; before Normalize a color is on the scale 0..255."""
+    sides = {"hole_height_range": (size, size), "hole_width_range": (size, size)}
+    return {"num_holes_range": (1, 1), **sides, "fill": tuple(255 * value for value in mean)}
+
+
+def _crop_steps(padding: int, image_size: int) -> list[Any]:
+    import albumentations as A
+    import cv2
+
+    return [
+        strict(A.Pad, padding=padding, border_mode=cv2.BORDER_REFLECT_101, p=1.0),
+        strict(A.RandomCrop, height=image_size, width=image_size, p=1.0),
+    ]
+
+
 def _eva6_steps(mean: Channels, image_size: int) -> list[Any]:
     """What system B does between flip and normalization."""
     import albumentations as A
     import cv2
 
-    fill = tuple(255 * value for value in mean)  # before Normalize a color is on the scale 0..255
-    hole = {"num_holes_range": (1, 1), "hole_height_range": (16, 16), "hole_width_range": (16, 16)}
-    pad = {"min_height": image_size, "min_width": image_size, "border_mode": cv2.BORDER_CONSTANT, "fill": fill}
+    hole = _hole(16, mean)
+    pad = {"min_height": image_size, "min_width": image_size, "fill": hole["fill"]}
     return [
         strict(
             A.Affine,
@@ -215,8 +267,8 @@ def _eva6_steps(mean: Channels, image_size: int) -> list[Any]:
             border_mode=cv2.BORDER_REFLECT_101,
             p=0.5,
         ),
-        strict(A.PadIfNeeded, **pad, p=1.0),
-        A.OneOf([strict(A.CoarseDropout, **hole, fill=fill, p=0.7), strict(A.ToGray, p=0.3)], p=1.0),
+        strict(A.PadIfNeeded, border_mode=cv2.BORDER_CONSTANT, **pad, p=1.0),
+        A.OneOf([strict(A.CoarseDropout, **hole, p=0.7), strict(A.ToGray, p=0.3)], p=1.0),
     ]
 
 

@@ -61,7 +61,7 @@ def test_the_test_pipeline_only_normalizes(images):
 
 
 def test_unknown_pipeline_lists_the_known_ones():
-    with pytest.raises(ValueError, match="Unknown augmentation 'mixup'. Known: none, flip, eva6"):
+    with pytest.raises(ValueError, match="Unknown augmentation 'mixup'. Known: none, flip, crop, eva6, cars"):
         albumentations_pipeline("mixup", CIFAR10_MEAN, CIFAR10_STD)
 
 

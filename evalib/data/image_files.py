@@ -104,8 +104,8 @@ class ResizedImages:
         chosen = self.images[indices]
         return self.geometry.batch(chosen[None])[0] if chosen.dim() == 3 else self.geometry.batch(chosen)
 
-    def select(self, indices: Tensor) -> ResizedImages:
-        """The images at `indices` (M,), in that order."""
+    def select(self, indices: Tensor | slice) -> ResizedImages:
+        """The images at `indices` (M,), in that order, or those of a slice, not copied."""
         return ResizedImages(self.images[indices], self.geometry)
 
     def with_geometry(self, geometry: Geometry) -> ResizedImages:

@@ -1,12 +1,14 @@
 """Loaders: iterate over `(images, labels)` on the device, images (B, 3, H, W) float32 normalized, labels (B,) int64.
 
-Three with one interface. `WorkerLoader` augments image by image with albumentations in worker processes;
-`ResidentLoader` keeps the uint8 images on the device and handles a whole batch with a few tensor operations;
-`FileLoader` decodes files in worker processes, for evaluation. What they draw depends only on (seed, epoch, step).
+Three with one interface. `ResidentLoader` (evalib.data.resident) keeps the uint8 images on the device and augments a
+whole batch with a few tensor operations; `WorkerLoader` augments image by image with albumentations in worker
+processes; `FileLoader` decodes files in worker processes, for evaluation. What they draw depends only on
+(seed, epoch). With `shard` = (rank, world) each of several processes gets its part of every batch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -17,14 +19,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from evalib.data.image_data import ImageData, Split
+from evalib.batch_augment import alternating_flips
+from evalib.data.image_data import ImageData, Images, Split
 from evalib.data.image_files import ImageFiles
+from evalib.data.order import Shard, batches_of, check_batches, epoch_order, part_of
+from evalib.data.resident import Batch, ResidentLoader, choose_path, fits
+from evalib.data.resident import InputPath as InputPath
 from evalib.recipes import Recipe
 from evalib.runtime import derived_seed, pick_device
-from evalib.transforms import Channels, albumentations_pipeline, normalize, seed_pipeline
-
-Batch = tuple[Tensor, Tensor]
-RESIDENT_AUGMENTATIONS = ("none", "flip")
+from evalib.transforms import Augmentation, Channels, albumentations_pipeline, normalize, seed_pipeline
 
 
 class Loader(Protocol):
@@ -38,77 +41,27 @@ class Loader(Protocol):
         """Choose the epoch (from 1) whose order and augmentation the next iteration draws."""
 
 
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """(count,) int64: the order of the training images in an epoch."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(derived_seed(seed, "order", epoch)))
-
-
-class ResidentLoader:
-    """Whole batches from uint8 images that live on the device.
-
-    Args:
-        split: images in memory (resized on the device if need be), and labels.
-        mean: RGB mean on the scale [0, 1].
-        std: RGB standard deviation on the scale [0, 1].
-        batch_size: images per batch; the last one may be smaller.
-        augmentation: "none" or "flip" (left-right, half of the images).
-        seed: shuffles and augments by (seed, epoch); None keeps the order, for evaluation.
-        device: where images and labels are, and the batches will be.
-    """
-
-    def __init__(
-        self, split: Split, mean: Channels, std: Channels, *, batch_size: int, augmentation: str = "none",
-        seed: int | None = None, device: torch.device | None = None,
-    ) -> None:  # fmt: skip
-        if augmentation not in RESIDENT_AUGMENTATIONS:
-            raise ValueError(
-                f"`augmentation` of a resident loader must be one of {RESIDENT_AUGMENTATIONS}: got {augmentation!r}."
-            )
-        if isinstance(split.images, ImageFiles):
-            raise ValueError("A resident loader needs images in memory: got image files. Use `WorkerLoader`.")
-        self.device = device or pick_device("cpu")
-        self.images, self.labels = split.images.to(self.device), split.labels.to(self.device)
-        self.mean, self.std, self.batch_size = mean, std, batch_size
-        self.augmentation, self.seed, self.epoch = augmentation, seed, 1
-        self.num_images = len(split)
-
-    def __len__(self) -> int:
-        return math.ceil(self.num_images / self.batch_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 1) that the next iteration draws."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self.seed is None:
-            for start in range(0, self.num_images, self.batch_size):
-                part = slice(start, start + self.batch_size)  # a view, where indices would copy
-                yield normalize(self.images[part], self.mean, self.std), self.labels[part]
-            return
-        order = epoch_order(self.num_images, self.seed, self.epoch).to(self.device)
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, "augment", self.epoch))
-        flips = (torch.rand(self.num_images, generator=generator) < 0.5).to(self.device)
-        for indices, flip in zip(order.split(self.batch_size), flips.split(self.batch_size), strict=True):
-            images = self.images[indices]
-            if self.augmentation == "flip":
-                images = torch.where(flip[:, None, None, None], images.flip(3), images)
-            yield normalize(images, self.mean, self.std), self.labels[indices]
-
-
 class _AugmentedBatches(Dataset[Batch]):
-    """Batches by (epoch, step, indices): seeded by epoch and step, so that any worker draws the same for them."""
+    """Batches by (epoch, indices): every image seeded by epoch and index, so that any worker draws the same for it."""
 
-    def __init__(self, data: ImageData, augmentation: str, seed: int) -> None:
+    def __init__(self, data: ImageData, augmentation: Augmentation, seed: int) -> None:
         self.images = _PixelsInMemory(data.train.images) if isinstance(data.train.images, Tensor) else data.train.images
         self.labels = data.train.labels
         self.pipeline = albumentations_pipeline(augmentation, data.mean, data.std, data.image_size)
+        self.alternating = (augmentation.name, augmentation.flip) == ("crop", "alternating")
         self.seed = seed
 
     def __getitem__(self, batch: Any) -> Batch:
-        epoch, step, indices = batch
-        seed_pipeline(self.pipeline, derived_seed(self.seed, "augment", epoch, step))
-        images = [self.pipeline(image=self.images.pixels(index))["image"] for index in indices.tolist()]
-        return torch.stack(images), self.labels[indices]
+        epoch, indices = batch
+        flips = alternating_flips(len(self.labels), self.seed, epoch) if self.alternating else None
+        augmented = []
+        for index in indices.tolist():
+            pixels = self.images.pixels(index)
+            if flips is not None and flips[index]:
+                pixels = np.ascontiguousarray(pixels[:, ::-1])
+            seed_pipeline(self.pipeline, derived_seed(self.seed, "augment", epoch, index))
+            augmented.append(self.pipeline(image=pixels)["image"])
+        return torch.stack(augmented), self.labels[indices]
 
 
 class _PixelsInMemory:
@@ -121,16 +74,17 @@ class _PixelsInMemory:
         return self.images[index]
 
 
-class _EpochSampler(Sampler[tuple[int, int, Tensor]]):
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 1
+class _EpochSampler(Sampler[tuple[int, Tensor]]):
+    def __init__(self, count: int, batch_size: int, seed: int, shard: Shard) -> None:
+        check_batches(count, batch_size, shard)
+        self.count, self.batch_size, self.seed, self.shard, self.epoch = count, batch_size, seed, shard, 1
 
     def __len__(self) -> int:
         return math.ceil(self.count / self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
-        for step, indices in enumerate(epoch_order(self.count, self.seed, self.epoch).split(self.batch_size)):
-            yield self.epoch, step, indices
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        order = epoch_order(self.count, self.seed, self.epoch)
+        return ((self.epoch, indices) for indices in batches_of(order, self.batch_size, self.shard))
 
 
 class WorkerLoader:
@@ -138,22 +92,25 @@ class WorkerLoader:
 
     Args:
         data: whose training images to load.
-        augmentation: name of the pipeline (`evalib.recipes.AUGMENTATIONS`).
-        batch_size: images per batch; the last one may be smaller.
-        seed: order and augmentation derive from (seed, epoch, step): the same with any number of workers.
-        workers: processes; 0 augments in this one. None takes the number of cores, at most 4.
+        augmentation: one of `evalib.recipes.AUGMENTATIONS`, with its settings.
+        batch_size: images per batch, of all processes together; the last one may be smaller.
+        seed: order and augmentation derive from (seed, epoch, image): the same with any number of workers.
+        workers: processes, at most one per core; 0 augments in this one. None takes the number of cores, at most 4.
         device: where the batches will be.
+        shard: (rank, world): this process's part of every batch.
+
+    Raises:
+        ValueError: if some process would get no image of a batch.
     """
 
     def __init__(
-        self, data: ImageData, augmentation: str, *, batch_size: int, seed: int, workers: int | None = None,
-        device: torch.device | None = None,
+        self, data: ImageData, augmentation: Augmentation | str, *, batch_size: int, seed: int,
+        workers: int | None = None, device: torch.device | None = None, shard: Shard = (0, 1),
     ) -> None:  # fmt: skip
         self.device = device or pick_device("cpu")
-        self.sampler = _EpochSampler(len(data.train), batch_size, seed)
-        self.batches = _in_workers(
-            _AugmentedBatches(data, augmentation, seed), self.sampler, workers, self.device, _stand_back
-        )
+        self.sampler = _EpochSampler(len(data.train), batch_size, seed, shard)
+        batches = _AugmentedBatches(data, Augmentation.of(augmentation), seed)
+        self.batches = _in_workers(batches, self.sampler, workers, self.device, _stand_back)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -196,6 +153,19 @@ class _StoredBatches(Dataset[Batch]):
         return self.split.images[indices], self.split.labels[indices]
 
 
+def in_memory(images: Images, workers: int | None = None) -> Tensor:
+    """All images as the network sees them, (N, 3, S, S) uint8, decoded or resized in worker processes."""
+    if isinstance(images, Tensor):
+        return images
+    split = Split(images, torch.zeros(len(images), dtype=torch.int64))
+    parts = torch.arange(len(images)).split(64)
+    found = torch.empty(images.shape, dtype=torch.uint8)
+    batches = _in_workers(_StoredBatches(split), parts, min(len(parts), workers_here(workers)), torch.device("cpu"))
+    for part, (decoded, _) in zip(parts, batches, strict=True):
+        found[part] = decoded
+    return found
+
+
 class FileLoader:
     """Image files in dataset order, for evaluation: decoded in worker processes, normalized on the device.
 
@@ -204,16 +174,20 @@ class FileLoader:
         mean: RGB mean on the scale [0, 1].
         std: RGB standard deviation on the scale [0, 1].
         batch_size: images per batch; the last one may be smaller.
-        workers: processes; 0 decodes in this one. None takes the number of cores, at most 4.
+        workers: processes, at most one per core; 0 decodes in this one. None takes the number of cores, at most 4.
         device: where the batches will be.
+        shard: (rank, world): this process's part of the images.
+
+    Raises:
+        ValueError: if there are fewer images than processes.
     """
 
     def __init__(
         self, split: Split, mean: Channels, std: Channels, *, batch_size: int, workers: int | None = None,
-        device: torch.device | None = None,
+        device: torch.device | None = None, shard: Shard = (0, 1),
     ) -> None:  # fmt: skip
         self.device, self.mean, self.std = device or pick_device("cpu"), mean, std
-        order = torch.arange(len(split)).split(batch_size)
+        order = torch.arange(len(split))[part_of(len(split), shard)].split(batch_size)
         self.batches = _in_workers(_StoredBatches(split), order, min(len(order), workers_here(workers)), self.device)
 
     def __len__(self) -> int:
@@ -243,27 +217,41 @@ def available_cores() -> int:
 
 
 def workers_here(workers: int | None) -> int:
-    """The number of worker processes that was asked for; with None as many as there are cores, at most 4."""
-    return min(available_cores(), 4) if workers is None else workers
+    """The number of worker processes that was asked for, at most one per core; None takes at most 4."""
+    return min(available_cores(), 4 if workers is None else workers)
 
 
 def train_loader(
-    data: ImageData, recipe: Recipe, *, workers: int | None = None, device: torch.device | None = None
-) -> Loader:
-    """The recipe's training loader: resident where images and augmentation allow it, else with workers."""
-    if recipe.augmentation in RESIDENT_AUGMENTATIONS and not isinstance(data.train.images, ImageFiles):
-        return ResidentLoader(
-            data.train, data.mean, data.std, batch_size=recipe.batch_size, augmentation=recipe.augmentation,
-            seed=recipe.seed, device=device,
-        )  # fmt: skip
-    return WorkerLoader(
-        data,
-        recipe.augmentation,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        workers=workers,
-        device=device,
-    )
+    data: ImageData,
+    recipe: Recipe,
+    *,
+    workers: int | None = None,
+    device: torch.device | None = None,
+    path: str | None = None,
+    shard: Shard = (0, 1),
+) -> ResidentLoader | WorkerLoader:
+    """The recipe's training loader.
+
+    Args:
+        data: whose training images to load.
+        recipe: its batch size, augmentation and seed.
+        workers: processes that augment, or decode at the start, at most one per core; None takes at most 4.
+        device: where the batches will be.
+        path: as `choose_path` takes it.
+        shard: (rank, world): this process's part of every batch.
+
+    Raises:
+        ValueError: as `choose_path`; or if some process would get no image of a batch.
+    """
+    device = device or pick_device("cpu")
+    augmentation = Augmentation.of(recipe)
+    settings: dict[str, Any] = {"batch_size": recipe.batch_size, "seed": recipe.seed, "device": device, "shard": shard}
+    if choose_path(data, recipe, device, path).kind == "workers":
+        return WorkerLoader(data, augmentation, workers=workers, **settings)
+    split = data.train
+    if isinstance(split.images, ImageFiles) or fits(split.images, recipe, device):
+        split = dataclasses.replace(split, images=in_memory(split.images, workers))
+    return ResidentLoader(split, data.mean, data.std, augmentation=augmentation, **settings)
 
 
 def eval_loader(
@@ -273,6 +261,7 @@ def eval_loader(
     batch_size: int | None = None,
     workers: int | None = None,
     device: torch.device | None = None,
+    shard: Shard = (0, 1),
 ) -> ResidentLoader | FileLoader:
     """The images of a split in dataset order, normalized, without augmentation.
 
@@ -280,16 +269,18 @@ def eval_loader(
         data: the dataset.
         split: which of its splits.
         batch_size: images per batch; None takes 500, fewer of large images.
-        workers: processes that decode image files; None takes the number of cores, at most 4.
+        workers: processes that decode image files, at most one per core; None takes at most 4.
         device: where the batches will be.
+        shard: (rank, world): this process's part of the images; together, by rank, they are all in order.
 
     Raises:
-        ValueError: if the data has no such split.
+        ValueError: if the data has no such split, or it has fewer images than there are processes.
     """
     if split not in data.splits():
         raise ValueError(f"{data.name!r} has no split {split!r}. It has: {', '.join(data.splits())}.")
     chosen = data.splits()[split]
     batch_size = batch_size or max(1, min(500, 4_000_000 // math.prod(chosen.images.shape[1:])))
+    settings: dict[str, Any] = {"batch_size": batch_size, "device": device, "shard": shard}
     if isinstance(chosen.images, ImageFiles):
-        return FileLoader(chosen, data.mean, data.std, batch_size=batch_size, workers=workers, device=device)
-    return ResidentLoader(chosen, data.mean, data.std, batch_size=batch_size, device=device)
+        return FileLoader(chosen, data.mean, data.std, workers=workers, **settings)
+    return ResidentLoader(chosen, data.mean, data.std, **settings)

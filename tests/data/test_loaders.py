@@ -94,15 +94,14 @@ def test_workers_and_epochs_draw_different_augmentations():
 
 
 def test_the_recipe_chooses_the_loader(data):
-    assert isinstance(train_loader(data, recipes["demo"]), ResidentLoader)
-    loader = train_loader(data, recipes["eva6"], workers=0)
-    assert isinstance(loader, WorkerLoader)
-    assert len(loader) == 1
-
-
-def test_the_resident_path_refuses_what_it_cannot_draw(data):
-    with pytest.raises(ValueError, match=r"must be one of \('none', 'flip'\): got 'eva6'"):
-        ResidentLoader(data.train, data.mean, data.std, batch_size=4, augmentation="eva6")
+    for name in ("demo", "eva6", "fast"):
+        loader = train_loader(data, recipes[name])
+        assert isinstance(loader, ResidentLoader)
+        assert loader.augment.name == recipes[name].augmentation
+    assert len(train_loader(data, recipes["eva6"])) == 1
+    assert isinstance(train_loader(data, recipes["eva6"], path="workers", workers=0), WorkerLoader)
+    assert isinstance(train_loader(data, recipes["eva6"].replace(path="workers"), workers=0), WorkerLoader)
+    assert isinstance(train_loader(data, recipes["fast"].replace(augmentation="cars"), workers=0), WorkerLoader)
 
 
 # --- image files and other sizes -------------------------------------------------------------------
@@ -206,11 +205,12 @@ def test_augmentation_is_for_training_only(in_files):
 
 def test_the_recipe_chooses_the_loader_of_files(in_files, data):
     plain = Recipe(name="r", batch_size=4)
-    assert isinstance(train_loader(in_files, plain, workers=0), WorkerLoader)
+    assert isinstance(train_loader(in_files, plain, workers=0), ResidentLoader)
+    assert isinstance(train_loader(in_files, plain, workers=0, path="workers"), WorkerLoader)
     larger = data.prepared_for(plain.replace(geometry="resize", image_size=64))
     assert isinstance(train_loader(larger, plain), ResidentLoader)
     assert isinstance(eval_loader(larger), ResidentLoader)
-    with pytest.raises(ValueError, match="needs images in memory: got image files. Use `WorkerLoader`"):
+    with pytest.raises(ValueError, match="needs images in memory: got image files. Use `train_loader`"):
         ResidentLoader(in_files.train, in_files.mean, in_files.std, batch_size=4)
 
 
