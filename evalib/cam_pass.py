@@ -128,7 +128,7 @@ def _captured(
             # The graph begins at the first layer, which frees what came before, and anew after a part that is frozen.
             first = not activations or not output.requires_grad
             activation = output.detach() if first else output
-            if copies or output.is_inference():
+            if copies:
                 activation = activation.clone()
             activations[layer] = activation.requires_grad_()
             versions[layer] = activation._version

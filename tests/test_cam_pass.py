@@ -118,19 +118,6 @@ def test_no_graph_without_gradients(images: Tensor) -> None:
     assert not any(activation.requires_grad for activation in found.activations.values())
 
 
-def test_an_inference_tensor_as_a_layers_output(images: Tensor) -> None:
-    class Frozen(Net):
-        def forward(self, images: Tensor) -> Tensor:
-            with torch.inference_mode():
-                x = self.a(images)
-            return self.linear(self.c(self.b(x.clone())).mean(dim=(2, 3)))
-
-    model = Net()
-    model.__class__ = Frozen
-    found = run(model, images, ["b"])
-    assert found.gradients[model.b].shape == (2, 4, 6, 6)
-
-
 def test_the_graph_begins_anew_after_a_frozen_part(images: Tensor) -> None:
     class Branches(Net):
         def forward(self, images: Tensor) -> Tensor:
