@@ -23,7 +23,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.cam_others   the other methods of the package grad-cam, without its side effects
               evalib.explain      explain(): every method, all layers, a batch or a whole loader
               evalib.history      History: what a training run measured, epoch by epoch
-    level 2   evalib.data         ImageData; cifar10(), stanford_cars(), image_folder(), hugging_face(), sample(); loaders
+    level 2   evalib.data         ImageData; cifar10(), stanford_cars(), image_folder(), hugging_face(), sample()
               evalib.optim        optimizer, schedule and penalty terms of a recipe
               evalib.initialization  a whitening first convolution, residual blocks that begin as the identity
               evalib.execution    device and precision of a run: the seam for more than one device

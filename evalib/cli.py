@@ -8,7 +8,7 @@ import sys
 
 import evalib
 from evalib import commands
-from evalib.recipes import GEOMETRIES, MODEL_NAMES, recipes
+from evalib.recipes import GEOMETRIES, MODEL_NAMES, PATHS, TEST_VIEWS, recipes
 
 DATASETS = ("cifar10", "sample", "cars")
 DEVICE_HELP = "cpu, cuda, mps (default: the best one here)"
@@ -40,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = added.add_parser("eval", help="test a run or a checkpoint: accuracy, classes, mistakes")
     evaluate.set_defaults(run=commands.evaluate)
     _add_trained(evaluate)
+    views_help = "also with test-time augmentation, by that many views of each image"
+    evaluate.add_argument("--test-views", type=int, choices=TEST_VIEWS, default=1, help=views_help)
 
     cam = added.add_parser("cam", help="maps of a run's mistakes, of chosen test images, or of one image")
     cam.set_defaults(run=commands.cam)
@@ -96,6 +98,12 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
     changes.add_argument("--width", type=int, metavar="N", help="channels of a ResNet's first stage")
     changes.add_argument("--geometry", choices=GEOMETRIES, help="how images get the network's size")
     changes.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width of the network's input")
+    path_help = "how images come to the device: resident (whole batches augmented there), or workers"
+    changes.add_argument("--path", choices=PATHS, help=path_help)
+    views_help = "views of each test image for the second, test-time augmented figure"
+    changes.add_argument("--test-views", type=int, choices=TEST_VIEWS, help=views_help)
+    compile_help = "run the network through torch.compile"
+    changes.add_argument("--compile", action="store_true", default=None, help=compile_help)
 
 
 def _add_trained(parser: argparse.ArgumentParser) -> None:
@@ -120,6 +128,10 @@ def _add_cam(parser: argparse.ArgumentParser) -> None:
     image_help = "one image: a file, or a test image by its index; probabilities, and the map of one class"
     which.add_argument("--image", metavar="FILE|I", help=image_help)
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="whose map (default: the predicted class's)")
+    method_help = (
+        "how maps are made, as grad_cam, layer_cam or score_cam (default: grad_cam; cam, the classic one, with --image)"
+    )
+    parser.add_argument("--method", metavar="NAME", help=method_help)
     output_help = "file to write (default: cam.png beside the checkpoint); with --image OUTPUT.png and OUTPUT_cam.png"
     parser.add_argument("--output", help=output_help)
 

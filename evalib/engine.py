@@ -19,6 +19,7 @@ from evalib.averaging import Lookahead
 from evalib.checkpoint import Checkpoint
 from evalib.data.image_data import ImageData
 from evalib.data.loaders import Loader, eval_loader, train_loader
+from evalib.data.resident import choose_path
 from evalib.distributed import make_execution
 from evalib.evaluation import Batches as Batches
 from evalib.evaluation import Evaluation as Evaluation
@@ -79,8 +80,8 @@ def train_one_epoch(
     execution = execution or SingleDevice(next(model.parameters()).device, "float32")
     needs_two_images = _has_batch_norm(model)
     dtype = torch.float32 if execution.device.type == "mps" else torch.float64  # MPS has no float64
-    totals = torch.zeros(2, dtype=dtype, device=execution.device)  # loss, right predictions
-    images_here, start = 0, time.perf_counter()
+    totals = torch.zeros(3, dtype=dtype, device=execution.device)  # loss, right predictions, images
+    start = time.perf_counter()
     with train_mode(model):
         for images, labels in loader:
             if needs_two_images and len(images) == 1:
@@ -94,15 +95,14 @@ def train_one_epoch(
                     follower.step()
             with torch.no_grad():
                 plain_loss, correct = F.cross_entropy(logits, labels, reduction="sum"), logits.argmax(dim=1) == labels
-                totals += torch.stack([plain_loss.to(dtype), correct.sum().to(dtype)])
-            images_here += len(images)
-    if images_here == 0:
-        raise ValueError("`loader` gave no batch; training needs at least one.")
-    # running statistics, which each process took of its own images
+                totals[:2] += torch.stack([plain_loss.to(dtype), correct.sum().to(dtype)])
+                totals[2] += len(images)
+    # running statistics, which each process took of its own images, and the averages of them
     execution.average([*model.buffers(), *(averaging.slow if averaging else ())])
-    totals = execution.reduce(torch.cat([totals, totals.new_full((1,), images_here)]))
-    total_loss, right, images_total = totals.tolist()  # waits for the device, once
-    loss = total_loss / images_total
+    loss, right, images_total = execution.reduce(totals).tolist()  # waits for the device, once
+    if images_total == 0:
+        raise ValueError("`loader` gave no batch; training needs at least one.")
+    loss /= images_total
     if not math.isfinite(loss):
         raise FloatingPointError(f"The training loss became {loss}. Lower the learning rate.")
     return EpochResult(loss, right / images_total, int(images_total), seconds=time.perf_counter() - start)
@@ -147,11 +147,9 @@ def fit(
         OSError: before the first epoch, if the run directory cannot be written.
         FloatingPointError: if the loss is not finite; the last checkpoint stays.
     """
-    if recipe.val_fraction and data.val is None:
-        data = data.split_validation(recipe.val_fraction, recipe.seed)
     keep_freed_memory()
     execution = make_execution(device, recipe.precision)
-    _check_prepared(data, recipe)
+    data = _splits_for(data, recipe)
     _check_batches(model, len(data.train), recipe.batch_size, execution.world)
     folder, checkpoint = execution.from_main(lambda: open_run(run_dir, recipe, data.classes))
     model = execution.prepare(model)
@@ -159,15 +157,14 @@ def fit(
         initialize(model, data, recipe)
     run = _Run(model, data, recipe, execution, workers)
     history = History() if checkpoint is None else run.resume(checkpoint)
-    history.device = execution.describe()
+    history.device, history.input = execution.describe(), str(run.input)
     history.train_images, history.test_images = len(data.train), len(data.test)
     steps = len(run.train_loader)
-    total, done = recipe.epochs * steps, len(history.epochs) * steps
-    bar_settings = {"total": total, "initial": done, "desc": "training", "unit": "step"}
+    bar_steps = {"total": recipe.epochs * steps, "initial": len(history.epochs) * steps}
     with (
         batch_norm_momentum(model, recipe.batch_norm_momentum),
         compiled(model, recipe.compile),
-        progress_bar(progress if execution.is_main else False, **bar_settings) as bar,
+        progress_bar(progress if execution.is_main else False, desc="training", unit="step", **bar_steps) as bar,
     ):
         try:
             for epoch in range(len(history.epochs) + 1, recipe.epochs + 1):
@@ -181,13 +178,17 @@ def fit(
     return history
 
 
-def _check_prepared(data: ImageData, recipe: Recipe) -> None:
+def _splits_for(data: ImageData, recipe: Recipe) -> ImageData:
+    """The data with the recipe's validation split; ValueError unless they are prepared for the recipe."""
+    if recipe.val_fraction and data.val is None:
+        data = data.split_validation(recipe.val_fraction, recipe.seed)
     prepared = data.prepared_for(recipe)
     if (data.geometry, data.mean, data.std) != (prepared.geometry, prepared.mean, prepared.std):
         raise ValueError(
             f"The recipe {recipe.name!r} wants images with {prepared.geometry} and {recipe.statistics} statistics: "
             f"got {data.geometry} and mean {data.mean}. Pass `data.prepared_for(recipe)`, here and from here on."
         )
+    return data
 
 
 def _check_batches(model: nn.Module, images: int, batch_size: int, world: int) -> None:
@@ -219,10 +220,10 @@ class _Run:
     ) -> None:
         self.model, self.data, self.recipe, self.execution = model, data, recipe, execution
         self.network = execution.replicated(model)  # first of all: it gives all processes the same weights
-        where: dict[str, Any] = {"workers": workers, "device": execution.device}
-        if execution.world > 1:
-            where["shard"] = (execution.rank, execution.world)
-        self.train_loader: Loader = train_loader(data, recipe, **where)
+        shard = execution.rank, execution.world
+        where: dict[str, Any] = {"workers": workers, "device": execution.device, "shard": shard}
+        self.input = execution.from_main(lambda: choose_path(data, recipe, execution.device))
+        self.train_loader: Loader = train_loader(data, recipe, path=self.input.kind, **where)
         self.eval_loaders = {name: eval_loader(data, name, **where) for name in data.splits() if name != "train"}
         self.optimizer = make_optimizer(model, recipe)
         self.scheduler = make_scheduler(self.optimizer, recipe, len(self.train_loader))

@@ -71,6 +71,20 @@ def test_train_continues_a_run_and_times_the_bare_step(tmp_path, capsys):
     assert "epoch  1/2" not in said
 
 
+def test_the_augmented_figure_is_a_line_of_its_own(tmp_path, capsys):
+    command = ["train", "cifar10", "--run-dir", str(tmp_path), "--device", "cpu", "--epochs", "1", "--workers", "0"]
+    assert main([*command, "--test-views", "6", "--path", "workers"]) == 0
+    said = capsys.readouterr().out
+    (record,) = History.load(tmp_path / "history.json").epochs
+    assert f"test accuracy {record.test_accuracy:.2%} on 40 images" in said
+    line = f"with test-time augmentation, 6 views of each image: {record.test_accuracy_views:.2%}"
+    assert line in said
+    assert "input workers: " in said
+    assert load_checkpoint(tmp_path / "last.pt").recipe.path == "workers"
+    assert main(["eval", str(tmp_path), "--device", "cpu", "--test-views", "6"]) == 0
+    assert line in capsys.readouterr().out
+
+
 def test_eval_repeats_the_figure_of_the_run(run, capsys):
     expected = History.load(run / "history.json").epochs[-1].test_accuracy
     assert main(["eval", str(run), "--device", "cpu"]) == 0
@@ -87,7 +101,7 @@ def test_eval_of_weights_of_another_project(tmp_path, capsys, monkeypatch):
     assert "foreign weights" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("which", [[], ["--count", "2"], ["--index", "3", "0"]])
+@pytest.mark.parametrize("which", [[], ["--count", "2"], ["--index", "3", "0", "--method", "layer_cam"]])
 def test_cam(run, capsys, which):
     (run / "cam.png").unlink()
     assert main(["cam", str(run), *which, "--device", "cpu"]) == 0

@@ -437,6 +437,13 @@ def test_the_history_tells_device_and_number_of_images(tiny_data, tmp_path):
     assert (found.train_images, found.test_images) == (18, 12)  # 6 of 24 are for validation
 
 
+@pytest.mark.parametrize("path", ["resident", "workers"])
+def test_the_history_tells_how_the_images_came(tiny_data, tmp_path, path):
+    history = fit(tiny(), tiny_data, recipe(epochs=1, augmentation="eva6", path=path), run_dir=tmp_path, **CPU)
+    assert history.input.startswith(f"{path}: ")
+    assert History.load(tmp_path / "history.json").input == history.input
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_float16_with_a_scaler_trains_on_cuda(tiny_data):
     history = fit(tiny(), tiny_data, recipe(precision="float16"), device="cuda", workers=0, progress=False)

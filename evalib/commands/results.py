@@ -25,12 +25,12 @@ def execution_on(device: str | None, precision: str = "auto") -> SingleDevice:
     return SingleDevice(device, precision)
 
 
-def tested(model: nn.Module, data: ImageData, execution: SingleDevice) -> Evaluation:
-    """What the network says of the test images."""
+def evaluated(model: nn.Module, data: ImageData, execution: SingleDevice, views: int = 1) -> Evaluation:
+    """What the network says of the test images, by that many views of each."""
     from evalib.data.loaders import eval_loader
     from evalib.engine import evaluate
 
-    return evaluate(model, eval_loader(data, device=execution.device), execution=execution)
+    return evaluate(model, eval_loader(data, device=execution.device), execution=execution, views=views)
 
 
 def print_evaluation(evaluation: Evaluation, classes: Sequence[str], dataset: str, note: str) -> None:
@@ -50,6 +50,11 @@ def print_evaluation(evaluation: Evaluation, classes: Sequence[str], dataset: st
         f"test accuracy {evaluation.accuracy:.2%} on {len(evaluation.labels):,} images of {dataset} "
         f"({wrong:,} misclassified, loss {evaluation.loss:.4f}, {note})"
     )
+
+
+def print_augmented(accuracy: float, views: int) -> None:
+    """The second figure, which is never to be taken for the first."""
+    print(f"with test-time augmentation, {views} views of each image: {accuracy:.2%}")
 
 
 def _are_cars(classes: Sequence[str]) -> bool:

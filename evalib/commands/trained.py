@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalib.commands import inventory
-from evalib.commands.results import execution_on, print_evaluation, tested, write_all_figures
+from evalib.commands.results import evaluated, execution_on, print_augmented, print_evaluation, write_all_figures
 from evalib.recipes import recipes
 
 if TYPE_CHECKING:
@@ -79,9 +79,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     model, checkpoint, execution, folder = _trained(arguments)
     data = _test_data(arguments, checkpoint)
-    evaluation = tested(model, data, execution)
+    evaluation = evaluated(model, data, execution)
     note = f"after epoch {checkpoint.epoch}" if checkpoint.epoch else "foreign weights"
     print_evaluation(evaluation, data.classes, data.name, note)
+    if arguments.test_views > 1:
+        print_augmented(evaluated(model, data, execution, arguments.test_views).accuracy, arguments.test_views)
     if arguments.run_dir:
         write_all_figures(folder, model, data, evaluation, History.from_dict(checkpoint.metrics))
     return 0
@@ -95,14 +97,14 @@ def cam(arguments: argparse.Namespace) -> int:
     model, checkpoint, execution, folder = _trained(arguments)
     if arguments.image:
         return _cam_of_image(arguments, model, checkpoint, folder)
-    data = _test_data(arguments, checkpoint)
+    data, method = _test_data(arguments, checkpoint), arguments.method or "grad_cam"
     if arguments.index:
-        figure = explain_test_images(model, data, arguments.index)
+        figure = explain_test_images(model, data, arguments.index, method=method)
     else:
         from evalib.mistakes import find_mistakes
 
-        mistakes = find_mistakes(tested(model, data, execution)).by_confidence()
-        figure = explain_mistakes(model, data, mistakes.head(arguments.count))
+        mistakes = find_mistakes(evaluated(model, data, execution)).by_confidence()
+        figure = explain_mistakes(model, data, mistakes.head(arguments.count), method=method)
     print(plots.save_figure(figure, Path(arguments.output or folder / "cam.png")))
     return 0
 
@@ -120,7 +122,8 @@ def _cam_of_image(arguments: argparse.Namespace, model: nn.Module, checkpoint: C
         pixels, real = data.test.images[index], int(data.test.labels[index])
     else:
         pixels = read_image(arguments.image, checkpoint)
-    explanation = explain_image(model, pixels, checkpoint, class_name=arguments.class_name)
+    method = arguments.method or "cam"
+    explanation = explain_image(model, pixels, checkpoint, class_name=arguments.class_name, method=method)
     for index in explanation.probabilities.argsort(descending=True).tolist():
         print(f"{explanation.probabilities[index]:7.2%}  {checkpoint.classes[index]} ({index})")
     print(f"predicted: {checkpoint.classes[explanation.predicted]} ({explanation.predicted})")

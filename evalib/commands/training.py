@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalib.commands import inventory
-from evalib.commands.results import execution_on, print_evaluation, tested, write_all_figures
+from evalib.commands.results import evaluated, execution_on, print_augmented, print_evaluation, write_all_figures
 from evalib.recipes import Recipe, recipes
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CHANGES = (
     "epochs", "seed", "model", "weights", "frozen_layers", "batch_size", "lr", "width", "geometry", "image_size",
+    "path", "compile", "test_views",
 )  # fmt: skip
 
 
@@ -56,8 +57,10 @@ def train(arguments: argparse.Namespace) -> int:
     if history.interrupted:
         print(f"\nStopped after epoch {len(history.epochs)} of {recipe.epochs}. The same command continues.")
         return 130
-    evaluation = tested(model, data, execution)
+    evaluation = evaluated(model, data, execution)
     print_evaluation(evaluation, data.classes, data.name, f"seed {recipe.seed}")
+    if (augmented := history.epochs[-1].test_accuracy_views) is not None:
+        print_augmented(augmented, recipe.test_views)
     write_all_figures(run_dir, model, data, evaluation, history)
     return 0
 
@@ -92,4 +95,6 @@ class EpochLines:
             labels = torch.zeros(len(images), dtype=torch.long)
             bare = bare_step_speed(self.model, images, labels, execution=self.execution)
             line += f"; bare step {bare:.1f}, ratio {record.images_per_second / bare:.2f}"
+        if len(history.epochs) == 1:
+            print(f"input {history.input}")
         print(line, flush=True)
