@@ -85,10 +85,10 @@ def _ablation_weights(model: nn.Module, images: Tensor, found: Pass, layer: nn.M
 
 
 def _run_with(model: nn.Module, images: Tensor, layer: nn.Module, output: Tensor) -> Tensor:
-    """Logits with `output` in place of the layer's."""
-    hook = layer.register_forward_hook(lambda *_: output.clone())  # in-place operations may write to the copy
+    """Logits with `output` in place of the layer's; the network may write to it and to `images`."""
+    hook = layer.register_forward_hook(lambda *_: output)
     try:
-        return model(images.clone())
+        return model(images)
     finally:
         hook.remove()
 
@@ -99,7 +99,7 @@ def _one_copy_serves(model: nn.Module, images: Tensor, found: Pass, layer: nn.Mo
     Tried on two: a sum of residuals takes them, a concatenation does not.
     """
     try:
-        logits = _run_with(model, images[:1], layer, found.activations[layer][[0, 0]])
+        logits = _run_with(model, images[[0]], layer, found.activations[layer][[0, 0]])
     except RuntimeError:  # the shapes do not fit
         return False
     expected = found.logits[:1]

@@ -147,19 +147,19 @@ def _explain(
         found = one_pass(model, images, read, class_idx, gradients=gradients)
         found.require(labels)
         weight = next(model.parameters())
-        own = images.detach().to(weight.device, weight.dtype)
+        inputs = images.detach().to(weight.device, weight.dtype)
         cams = {}
         for method in methods:
             if method == "cam":
                 maps = finish(evidence(pooled_end(model), found).float(), images, "`model`")[None]
             elif method in FROM_COPY:
-                maps = copy_maps(method, model, own, found, chosen)
-            else:
-                if method in WEIGHTS:
-                    raw = partial(masked_maps, method, model, own, found, channels_at_once)
-                else:
-                    raw = partial(found.raw_maps, FORMULAS.get(method) or formula_of(method))
+                maps = copy_maps(method, model, inputs, found, chosen)
+            elif method in WEIGHTS:
+                raw = partial(masked_maps, method, model, inputs, found, channels_at_once)
                 maps = layer_maps(raw, images, chosen, labels)
+            else:
+                formula = FORMULAS.get(method) or formula_of(method)
+                maps = layer_maps(partial(found.raw_maps, formula), images, chosen, labels)
             cams[method] = maps.to(images.device)
     return cams, found.classes
 

@@ -251,6 +251,21 @@ def test_inplace_relu_after_the_layer(images: Tensor, method: str) -> None:
     torch.testing.assert_close(explain(model, images, ["0", "1"], CLASSES, method=method), expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("method", ["layer_cam", "score_cam", "ablation_cam", "finer_cam"])
+def test_network_that_writes_to_its_images(images: Tensor, method: str) -> None:
+    class Writing(nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.mul_(2))
+
+    torch.manual_seed(0)
+    model = Writing(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4))
+    before = images.clone()
+    cams = explain(model, images, ["1", "0", "1"], CLASSES, method=method)
+    assert torch.equal(images, before)
+    model.__class__ = nn.Sequential
+    torch.testing.assert_close(cams, explain(model, 2 * images, ["1", "0", "1"], CLASSES, method=method))
+
+
 # --- nothing is left behind ----------------------------------------------------------------------------------
 
 
