@@ -38,6 +38,7 @@ SMALL_CAM = {
     "EVALIB_TRAIN_LIMIT": "20",
     "EVALIB_TEST_LIMIT": "10",
     "EVALIB_IMAGE_SIZE": "96",
+    "EVALIB_WIDTH": "8",
     "EVALIB_BATCH_SIZE": "10",
     "EVALIB_LR": "1e-5",
     "EVALIB_WEIGHTS": "none",
