@@ -144,8 +144,15 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("EVALIB_TRACEBACK"):
             raise
-        print(f"evalib: {error}\n(EVALIB_TRACEBACK=1 shows where.)", file=sys.stderr)
+        _report(f"evalib: {error}\n(EVALIB_TRACEBACK=1 shows where.)")
         return 1
     except KeyboardInterrupt:
-        print("evalib: stopped.", file=sys.stderr)
+        _report("evalib: stopped.")
         return 130
+
+
+def _report(message: str) -> None:
+    from evalib.distributed import speaks_first
+
+    if speaks_first():
+        print(message, file=sys.stderr)

@@ -175,6 +175,10 @@ class ManyProcesses(SingleDevice):
         """A block that one process of each host runs before its others: a download into a folder that they share."""
         return self._accelerator.local_main_process_first()  # type: ignore[no-any-return]
 
+    def close(self) -> None:
+        """Leave the other processes, at the very end."""
+        self._accelerator.end_training()
+
 
 def _kind_for_all(device: str | torch.device | None) -> str:
     """ "cuda" or "cpu"; with "cuda" the GPU of this process is the current one."""

@@ -93,6 +93,9 @@ class SingleDevice:
         """A block that one process of each host runs before its others."""
         return nullcontext()
 
+    def close(self) -> None:
+        """Leave the other processes, at the very end."""
+
 
 def bare_step_speed(
     model: nn.Module, images: Tensor, labels: Tensor, *, execution: SingleDevice, steps: int = 5

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 def execution_on(device: str | None, precision: str = "auto") -> SingleDevice:
     """Device and precision; before the first large tensor, the memory allocator of a CPU."""
-    from evalib.execution import SingleDevice
+    from evalib.distributed import make_execution
     from evalib.runtime import keep_freed_memory
 
     keep_freed_memory()
-    return SingleDevice(device, precision)
+    return make_execution(device, precision)
 
 
 def evaluated(model: nn.Module, data: ImageData, execution: SingleDevice, views: int = 1) -> Evaluation:
@@ -30,7 +30,8 @@ def evaluated(model: nn.Module, data: ImageData, execution: SingleDevice, views:
     from evalib.data.loaders import eval_loader
     from evalib.engine import evaluate
 
-    return evaluate(model, eval_loader(data, device=execution.device), execution=execution, views=views)
+    loader = eval_loader(data, device=execution.device, shard=(execution.rank, execution.world))
+    return evaluate(model, loader, execution=execution, views=views)
 
 
 def print_evaluation(evaluation: Evaluation, classes: Sequence[str], dataset: str, note: str) -> None:

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 def _trained(arguments: argparse.Namespace) -> tuple[nn.Module, Checkpoint, SingleDevice, Path]:
     """The network, what is known of it, the device and the folder that `eval` and `cam` name."""
     from evalib.checkpoint import is_checkpoint, load_model
+    from evalib.distributed import launched_processes
     from evalib.rundir import CHECKPOINT_NAME
 
+    if launched_processes() > 1:
+        raise ValueError("`evalib eval` and `evalib cam` are for one process: start them without a launcher.")
     if (arguments.run_dir is None) == (arguments.checkpoint is None):
         raise ValueError("Name either a run directory or --checkpoint FILE.")
     path = Path(arguments.checkpoint or Path(arguments.run_dir) / CHECKPOINT_NAME)

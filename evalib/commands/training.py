@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from evalib.recipes import Recipe, recipes
 if TYPE_CHECKING:
     from torch import nn
 
+    from evalib.data import ImageData
     from evalib.execution import SingleDevice
     from evalib.history import History
 
@@ -23,29 +25,35 @@ CHANGES = (
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """`evalib train` and `evalib demo`."""
-    from evalib.engine import fit
-    from evalib.models import model_for
-    from evalib.rundir import CHECKPOINT_NAME
-    from evalib.runtime import check_writable, describe_device, keep_freed_memory
-
+    """`evalib train` and `evalib demo`; of several processes the main one prints and draws."""
     given = {name: getattr(arguments, name, None) for name in CHANGES}
     name = arguments.recipe or ("cars-alexnet" if arguments.dataset == "cars" else "eva6")
     recipe = recipes[name].replace(**{name: value for name, value in given.items() if value is not None})
-    run_dir = check_writable(Path(arguments.run_dir or f"runs/{arguments.dataset}-{recipe.name}-seed{recipe.seed}"))
-    keep_freed_memory()  # before the first large tensor
-    filters = {name: getattr(arguments, f"car_{name}", None) for name in ("brand", "type", "year")}
-    filters["target"] = getattr(arguments, "target", "class")
-    download = getattr(arguments, "download", False)
-    data = inventory.load_data(arguments.dataset, arguments.data_dir, filters, download=download).prepared_for(recipe)
     execution = execution_on(arguments.device, recipe.precision)
-    model = model_for(recipe, data.num_classes)
+    with nullcontext() if execution.is_main else redirect_stdout(None):
+        code = _train(arguments, recipe, execution)
+    execution.close()
+    return code
+
+
+def _train(arguments: argparse.Namespace, recipe: Recipe, execution: SingleDevice) -> int:
+    from evalib.distributed import speaks_first
+    from evalib.engine import fit
+    from evalib.models import model_for
+    from evalib.rundir import CHECKPOINT_NAME
+    from evalib.runtime import check_writable
+
+    run_dir = Path(arguments.run_dir or f"runs/{arguments.dataset}-{recipe.name}-seed{recipe.seed}")
+    execution.from_main(lambda: check_writable(run_dir))
+    with execution.first_on_host():  # it downloads, and writes caches, for the others
+        data = _data(arguments).prepared_for(recipe)
+        model = model_for(recipe, data.num_classes)
     print(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {data.num_classes} classes, "
         f"{data.image_size} pixels, from {data.source}\n"
         f"{_describe_network(model, recipe)}\n"
         f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, seed {recipe.seed}\n"
-        f"{describe_device(execution.device)}, {str(execution.dtype).removeprefix('torch.')}\n"
+        f"{execution.describe()}, {str(execution.dtype).removeprefix('torch.')}\n"
         f"run directory {run_dir}",
         flush=True,
     )
@@ -55,14 +63,25 @@ def train(arguments: argparse.Namespace) -> int:
     settings = {"device": arguments.device, "workers": arguments.workers, "on_epoch": report}
     history = fit(model, data, recipe, run_dir=run_dir, **settings)
     if history.interrupted:
+        if execution.is_main:
+            speaks_first()  # so that no other process reports that it lost this one
         print(f"\nStopped after epoch {len(history.epochs)} of {recipe.epochs}. The same command continues.")
         return 130
     evaluation = evaluated(model, data, execution)
+    if not execution.is_main:
+        return 0
     print_evaluation(evaluation, data.classes, data.name, f"seed {recipe.seed}")
     if (augmented := history.epochs[-1].test_accuracy_views) is not None:
         print_augmented(augmented, recipe.test_views)
     write_all_figures(run_dir, model, data, evaluation, history)
     return 0
+
+
+def _data(arguments: argparse.Namespace) -> ImageData:
+    filters = {name: getattr(arguments, f"car_{name}", None) for name in ("brand", "type", "year")}
+    filters["target"] = getattr(arguments, "target", "class")
+    download = getattr(arguments, "download", False)
+    return inventory.load_data(arguments.dataset, arguments.data_dir, filters, download=download)
 
 
 def _describe_network(model: nn.Module, recipe: Recipe) -> str:
@@ -91,9 +110,10 @@ class EpochLines:
 
             from evalib.execution import bare_step_speed
 
-            images = torch.randn(self.recipe.batch_size, 3, self.image_size, self.image_size)
+            world = self.execution.world  # the step of one process, on its share of a batch
+            images = torch.randn(self.recipe.batch_size // world, 3, self.image_size, self.image_size)
             labels = torch.zeros(len(images), dtype=torch.long)
-            bare = bare_step_speed(self.model, images, labels, execution=self.execution)
+            bare = world * bare_step_speed(self.model, images, labels, execution=self.execution)
             line += f"; bare step {bare:.1f}, ratio {record.images_per_second / bare:.2f}"
         if len(history.epochs) == 1:
             print(f"input {history.input}")

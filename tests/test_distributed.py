@@ -1,0 +1,318 @@
+"""Two processes on the CPU against one: the same figures, one writer, and an end to every failure.
+
+This file is also the program that the launchers start: `python tests/test_distributed.py work FOLDER` does everything
+that the tests of two processes look at, and `dies ...` is the command line with a process that dies in training.
+"""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, check, run
+
+from evalib import distributed
+from evalib.checkpoint import load_checkpoint
+from evalib.cli import main
+from evalib.commands import inventory
+from evalib.data.image_data import ImageData, Split
+from evalib.data.loaders import eval_loader
+from evalib.distributed import ManyProcesses, make_execution, speaks_first
+from evalib.engine import evaluate, fit
+from evalib.execution import SingleDevice
+from evalib.history import History
+from evalib.models import build_model
+from evalib.recipes import Recipe
+from evalib.rundir import RunDirectory
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+HERE = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+CPU = {"device": "cpu", "workers": 0, "progress": False}
+
+
+def recipe(**changes):
+    settings = {
+        "name": "shared", "model": "alexnet_cam", "epochs": 3, "batch_size": 8, "lr": 0.01, "precision": "float32",
+        "augmentation": "flip", "label_smoothing": 0.1, "l1": 1e-4, "l2": 0.01,
+    }  # fmt: skip
+    return Recipe(**(settings | changes))
+
+
+def data(size=64):
+    """21 training images: the last batch of 8 has 5, which two processes share as 3 and 2. 13 test images."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count):
+        images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+        return Split(images, torch.arange(count) % 3)
+
+    return ImageData("random", ("ant", "bee", "cow"), split(21), split(13), (0.5,) * 3, (0.25,) * 3)
+
+
+def alexnet():
+    return build_model("alexnet_cam", 3, seed=1)
+
+
+def resnet():
+    return build_model("resnet18", 3, width=8, seed=1)
+
+
+RESNET = {"model": "resnet18", "width": 8, "lr": 0.05, "l1": 0.0, "l2": 0.0, "averaging": "lookahead"}
+
+
+# --- what each process does -------------------------------------------------------------------------
+
+
+def work(folder):
+    """Everything that the tests look at, in one start of two processes: what this one saw goes to FOLDER/RANK.pt."""
+    rank, seen = int(os.environ["RANK"]), {}
+    if rank != 0:  # one writer: the others never touch a run directory
+        RunDirectory.__init__ = RunDirectory.save = lambda *arguments: pytest.fail("this process wrote")
+    model = build_model("alexnet_cam", 3, seed=1 + rank)  # all begin with the main one's weights
+    history = fit(model, data(), recipe(), on_epoch=lambda history: seen.setdefault("calls", []).append(1), **CPU)
+    seen["alexnet"] = history.to_dict(), model.state_dict()
+    execution = make_execution("cpu", "float32")
+    seen["kind"] = type(execution).__name__, execution.rank, execution.world, execution.is_main
+    shard = eval_loader(data(), batch_size=3, shard=(execution.rank, execution.world))
+    seen["evaluation"] = vars(evaluate(model, shard, execution=execution))
+    model = resnet()
+    seen["resnet"] = fit(model, data(32), recipe(**RESNET), **CPU).to_dict(), model.state_dict()
+    seen["stopped"] = stopped_by_ctrl_c(folder / "run")
+    model = resnet()
+    again = fit(model, data(32), recipe(**RESNET), run_dir=folder / "run", **CPU)
+    seen["resumed"] = again.to_dict(), model.state_dict()
+    seen["errors"] = [
+        refused(data(32), recipe(**RESNET), run_dir=folder / "file" / "run"),
+        refused(data(32), recipe(**RESNET | {"batch_size": 9})),
+        refused(data(32), recipe(**RESNET | {"batch_size": 9 + 9})),
+    ]
+    mine = torch.tensor([1.0 + 2 * rank])
+    execution.average([mine, torch.tensor([7])])
+    seen["exchanges"] = mine, execution.gather(torch.full((2 - rank, 2), rank)), execution.from_main(lambda: rank)
+    seen["speaks"] = speaks_first()
+    torch.save(seen, folder / f"{rank}.pt")
+
+
+def stopped_by_ctrl_c(folder):
+    """Ctrl-C in the second step of the second epoch, which torchrun passes on to all processes."""
+    real_step, steps = ManyProcesses.step, []
+
+    def step(self, *batch):
+        steps.append(1)
+        if len(steps) == 5:  # 3 steps an epoch
+            raise KeyboardInterrupt
+        return real_step(self, *batch)
+
+    ManyProcesses.step = step
+    history = fit(resnet(), data(32), recipe(**RESNET), run_dir=folder, **CPU)
+    ManyProcesses.step = real_step
+    return history.interrupted, len(history.epochs)
+
+
+def refused(images, settings, **where):
+    try:
+        fit(resnet(), images, settings, **where, **CPU)
+    except (ValueError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def dies(*arguments):
+    """`evalib` on few images, whose second process is killed in its second epoch."""
+    inventory.load_data = lambda *arguments, **settings: data(32)
+    real_step, steps = ManyProcesses.step, []
+
+    def step(self, *batch):
+        steps.append(1)
+        if self.rank == 1 and len(steps) == 5:  # 3 steps an epoch
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real_step(self, *batch)
+
+    ManyProcesses.step = step
+    return main([*arguments])
+
+
+# --- two processes that work ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder in which two processes, started by `accelerate launch`, did their work."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "file").write_text("")
+    check(*ACCELERATE, __file__, "work", folder, cwd=folder, **HERE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    """What each of the two processes saw."""
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def one():
+    """The history and the weights of one process."""
+    model = alexnet()
+    history = fit(model, data(), recipe(), **CPU)
+    return history, model
+
+
+def losses(history):
+    return torch.tensor([[record["train_loss"], record["test_loss"]] for record in history["epochs"]])
+
+
+def test_two_processes_give_the_history_of_one(one, two):
+    """Without batch statistics: label smoothing, penalties and a batch that the two share unevenly included."""
+    history, model = one
+    for seen in two:
+        found, weights = seen["alexnet"]
+        torch.testing.assert_close(losses(found), losses(history.to_dict()), atol=1e-4, rtol=0)
+        for mine, theirs in zip(found["epochs"], history.to_dict()["epochs"], strict=True):
+            for name in ("train_accuracy", "test_accuracy", "lr", "epoch"):
+                assert mine[name] == theirs[name]
+        assert (found["train_images"], found["test_images"]) == (21, 13)
+        for name, value in model.state_dict().items():  # also the names: no prefix
+            torch.testing.assert_close(weights[name], value, atol=1e-5, rtol=1e-4)
+    assert len(losses(history.to_dict()).unique()) == 6  # it trained
+
+
+def test_both_processes_end_with_the_same_weights(two):
+    for kind in ("alexnet", "resnet", "resumed"):
+        first, second = (seen[kind][1] for seen in two)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_batch_statistics_are_those_of_each_share(two):
+    """ResNet18 normalizes 4 images where one process takes 8: another estimate of mean and variance, so that losses
+    differ a little, from the first step on; that is data parallelism as everybody has it, not an error in gradients."""
+    settings = recipe(**RESNET)
+    expected = losses(fit(resnet(), data(32), settings, **CPU).to_dict())
+    found = losses(two[0]["resnet"][0])
+    difference = (found - expected).abs().max().item()
+    assert 1e-4 < difference < 0.2, difference
+
+
+def test_evaluation_gives_every_process_all_images_in_order(one, two):
+    """Each with the weights of the two; labels cycle, so that a wrong order shows."""
+    _, model = one
+    expected = evaluate(model, eval_loader(data()))
+    for seen in two:
+        found = seen["evaluation"]
+        torch.testing.assert_close(found["logits"], expected.logits, atol=1e-4, rtol=1e-3)
+        assert torch.equal(found["labels"], expected.labels)
+        assert found["loss"] == pytest.approx(expected.loss, abs=1e-5)
+        assert found["accuracy"] == expected.accuracy
+
+
+def test_a_run_continues_where_it_stopped(two, folder):
+    """To the end of an uninterrupted one, running statistics and slow weights included."""
+    assert [seen["stopped"] for seen in two] == [(True, 1), (True, 1)]
+    interrupted, weights = two[0]["resumed"]
+    uninterrupted, expected = two[0]["resnet"]
+    assert torch.equal(losses(interrupted), losses(uninterrupted))
+    assert all(torch.equal(value, expected[name]) for name, value in weights.items())
+    kept = load_checkpoint(folder / "run" / "last.pt")
+    assert kept.epoch == 3
+    assert all(torch.equal(value, expected[name]) for name, value in kept.weights.items())
+    assert len(History.load(folder / "run" / "history.json").epochs) == 3
+
+
+def test_one_process_reports(two):
+    assert [len(seen.get("calls", [])) for seen in two] == [3, 0]
+    assert [seen["kind"] for seen in two] == [("ManyProcesses", 0, 2, True), ("ManyProcesses", 1, 2, False)]
+    assert sorted(seen["speaks"] for seen in two) == [False, True]
+    assert two[0]["alexnet"][0]["device"].startswith("2 processes, each: CPU, ")
+
+
+def test_both_processes_hear_of_every_refusal(two):
+    folder, uneven, single = two[0]["errors"]
+    assert two[1]["errors"] == two[0]["errors"]
+    assert folder.startswith("OSError: Cannot write to ")
+    assert "`batch_size` must be a multiple of the number of processes" in uneven
+    assert "got 9 for 2 processes" in uneven
+    assert "`batch_size` 18 makes a batch of a single image out of 21 training images for 2 processes" in single
+
+
+def test_exchanges(two):
+    for seen in two:
+        mean, rows, rank = seen["exchanges"]
+        assert mean.tolist() == [2.0]
+        assert rows.tolist() == [[0, 0], [0, 0], [1, 1]]
+        assert rank == 0
+
+
+# --- the command line -------------------------------------------------------------------------------
+
+
+def test_torchrun_starts_the_command_line(small_cars, tmp_path):
+    """`torchrun -m evalib train`: everything is said and written once."""
+    words = "train cars --recipe demo --car-brand BMW --width 8 --geometry resize --image-size 32 --batch-size 6"
+    command = ("-m", "evalib", *words.split(), "--epochs", "2", "--data-dir", small_cars, "--run-dir", tmp_path / "run")
+    said = check(*TORCHRUN, *command, "--device", "cpu", "--workers", "0", cwd=tmp_path, **HERE)
+    for line in ("run directory", "epoch  1/2", "epoch  2/2", "test accuracy", "figures, "):
+        assert said.count(line) == 1, said
+    assert "2 processes" in said
+    assert len(History.load(tmp_path / "run" / "history.json").epochs) == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that cannot be caught")
+def test_a_process_that_dies_ends_the_run(tmp_path):
+    """The other says so once and ends, long before `TIMEOUT`; what was finished can be continued."""
+    words = "train sample --recipe demo --width 8 --batch-size 8 --device cpu --workers 0 --run-dir"
+    start = time.monotonic()
+    done = run(*TORCHRUN, __file__, "dies", *words.split(), tmp_path / "run", cwd=tmp_path, **HERE)
+    assert done.returncode != 0
+    assert time.monotonic() - start < 120 < distributed.TIMEOUT.total_seconds()
+    assert done.stdout.count("evalib: Process 0 of 2 lost another one") <= 1
+    assert "SIGKILL" in done.stdout
+    assert load_checkpoint(tmp_path / "run" / "last.pt").epoch == 1
+
+
+# --- bad launches -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """As if torchrun had started this process beside another one."""
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_without_a_launcher_there_is_one_process(monkeypatch):
+    execution = make_execution("cpu", "float32")
+    assert type(execution) is SingleDevice
+    assert speaks_first()
+    monkeypatch.setenv("WORLD_SIZE", "8")  # some clusters set it everywhere
+    assert type(make_execution("cpu", "float32")) is SingleDevice
+
+
+def test_a_missing_accelerate_is_named(launched, monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(
+        ImportError, match=r"needs the package `accelerate`: pip install accelerate \(or evalib\[dist\]\)"
+    ):
+        make_execution("cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+def test_a_device_that_cannot_be_shared_is_refused(launched, device):
+    with pytest.raises(ValueError, match="With several processes `device` must be 'cuda'.* or 'cpu': got '"):
+        make_execution(device)
+
+
+def test_fewer_gpus_than_processes_are_refused(launched, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match="2 processes on this host need as many GPUs: it has 1"):
+        make_execution()
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    sys.exit(work(Path(sys.argv[2])) if sys.argv[1] == "work" else dies(*sys.argv[2:]))
