@@ -42,8 +42,6 @@ def formula_of(method: str) -> Formula:
     engine = _class_of(FROM_PASS, method)(nn.Conv2d(1, 1, 1), target_layers=[])
 
     def formula(activation: Tensor, gradient: Tensor) -> Tensor:
-        if activation[0, 0].numel() == 1:  # one place has no pattern, and nothing to decompose
-            return activation[:, 0] * 0
         arrays = activation.cpu().numpy(), gradient.cpu().numpy()
         with _numpy_random_state_kept():
             maps = engine.get_cam_image(None, None, None, *arrays, eigen_smooth=False)

@@ -157,6 +157,17 @@ def test_one_pass_for_all_layers_and_methods(model: nn.Module, images: Tensor, m
         assert torch.equal(cams[method], expected[method]), method
 
 
+def test_methods_of_every_kind_together(model: nn.Module, images: Tensor, capfd: pytest.CaptureFixture[str]) -> None:
+    methods = ("full_grad", "cam", "refine_cam", "layer_cam", "ablation_cam", "finer_cam", "eigen_cam")
+    cams = explain_methods(model, images, ["layer4", "layer3"], CLASSES, methods=methods)
+    assert capfd.readouterr() == ("", "")  # FullGrad warns when it is given layers
+    assert list(cams) == list(methods)
+    for method in methods:
+        assert len(cams[method]) == (1 if method in WHOLE else 2)
+        alone = explain(model, images, ["layer4", "layer3"], CLASSES, method=method)
+        torch.testing.assert_close(cams[method], alone, atol=1e-5, rtol=0)
+
+
 # --- layers, classes, shapes ---------------------------------------------------------------------------------
 
 
@@ -336,7 +347,10 @@ def test_refusals_of_layers(model: nn.Module, images: Tensor) -> None:
         explain(model, images, [4])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="`layers` needs at least one"):
         explain(model, images, [])
+    model.extra = nn.Conv2d(3, 3, 1)
     for method in ("grad_cam", "score_cam", "finer_cam"):
+        with pytest.raises(ValueError, match=r"`layers\[1\]` \(extra: Conv2d\) does not run"):
+            explain(model, images, ["layer4", "extra"], method=method)
         with pytest.raises(ValueError, match=r"\(linear: Linear\) needs an output \(N, C, h, w\)"):
             explain(model, images, "linear", method=method)
 
