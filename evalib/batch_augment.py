@@ -1,7 +1,7 @@
 """Augmentations of whole batches of uint8 images, on any device, normalized in the same pass.
 
 The same distributions as the albumentations pipelines of the same names (`evalib.transforms`), in a few tensor
-operations; only values that albumentations rounds to whole numbers in between, after interpolation and gray, are not
+operations; only values that albumentations rounds to whole numbers (interpolated, gray, the color of a hole) are not
 rounded here. "cars" has no such form.
 
 All random numbers are drawn on the CPU, for a whole epoch: the same on every device and for any number of processes.

@@ -43,7 +43,8 @@ def check_batches(count: int, batch_size: int, shard: Shard) -> None:
     _, world = _checked(shard)
     if _smallest(count, batch_size) >= world:
         return
-    near = sorted(range(world, count + 1), key=lambda size: abs(size - batch_size))
+    equal_shares = range(world, count + world, world)
+    near = sorted(equal_shares, key=lambda size: abs(size - batch_size))
     fitting = [size for size in near if _smallest(count, size) >= world][:3]
     sizes = f"Batch sizes that fit: {', '.join(map(str, sorted(fitting)))}." if fitting else "Start fewer processes."
     raise ValueError(

@@ -61,7 +61,7 @@ def choose_path(data: ImageData, recipe: Recipe, device: torch.device, path: str
     if path == "workers":
         return InputPath("workers", "workers: as asked for")
     needed, free = _stored_bytes(data.train.images, recipe), free_memory(device)
-    size, share = f"{needed / 1e6:,.0f} MB of uint8 images", f"{needed / free:.1%} of its free memory"
+    size, share = f"{needed / 1e6:,.1f} MB of uint8 images", f"{needed / free:.1%} of its free memory"
     if path == "resident" or needed <= SHARE * free:
         return InputPath("resident", f"resident: {size} on the device, {share}")
     if isinstance(data.train.images, ResizedImages) and _stored_bytes(data.train.images.images, recipe) <= SHARE * free:
