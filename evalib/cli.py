@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = added.add_parser("train", help="train by a recipe into a run directory; called again, it continues")
     train.add_argument("dataset", choices=DATASETS, help="sample: 6,000 CIFAR-10 images shipped with evalib")
-    recipe_help = "default: eva6, for cars cars-alexnet"
+    recipe_help = "default: fast, for cars cars-alexnet"
     train.add_argument("--recipe", choices=tuple(recipes), help=recipe_help)
     train.add_argument("--bare-step", action="store_true", help="after every epoch also time the model step alone")
     train.set_defaults(run=commands.train)

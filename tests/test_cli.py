@@ -24,7 +24,7 @@ def small():
 def small_and_fast(monkeypatch, small):
     """The commands as they are, on few images and a narrow network."""
     monkeypatch.setattr(inventory, "load_data", lambda dataset, data_dir, filters, download=False: small)
-    for name in ("demo", "eva6"):
+    for name in ("demo", "eva6", "fast"):
         changed = recipes[name].replace(width=8, epochs=2, batch_size=20, precision="float32")
         monkeypatch.setitem(training.recipes, name, changed)
 
@@ -61,7 +61,7 @@ def test_demo_writes_everything_and_says_where(tmp_path, capsys):
 
 
 def test_train_continues_a_run_and_times_the_bare_step(tmp_path, capsys):
-    command = ["train", "cifar10", "--run-dir", str(tmp_path), "--workers", "0", "--device", "cpu", "--bare-step"]
+    command = ["train", "cifar10", "--recipe", "eva6", "--run-dir", str(tmp_path), "--device", "cpu", "--bare-step"]
     assert main([*command, "--epochs", "1"]) == 0
     assert "ratio" in capsys.readouterr().out
     assert main([*command, "--epochs", "2"]) == 0

@@ -27,7 +27,7 @@ CHANGES = (
 def train(arguments: argparse.Namespace) -> int:
     """`evalib train` and `evalib demo`; of several processes the main one prints and draws."""
     given = {name: getattr(arguments, name, None) for name in CHANGES}
-    name = arguments.recipe or ("cars-alexnet" if arguments.dataset == "cars" else "eva6")
+    name = arguments.recipe or ("cars-alexnet" if arguments.dataset == "cars" else "fast")
     recipe = recipes[name].replace(**{name: value for name, value in given.items() if value is not None})
     execution = execution_on(arguments.device, recipe.precision)
     with nullcontext() if execution.is_main else redirect_stdout(None):
