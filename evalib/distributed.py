@@ -208,6 +208,6 @@ def _together() -> Iterator[None]:
             raise
         raise ConnectionError(
             f"Process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} lost another one, which ended or did "
-            f"not answer for {TIMEOUT.total_seconds():.0f} seconds ({str(error).splitlines()[0]}). Look for that one's "
-            "message; the same command continues after the last finished epoch."
+            f"not answer for {TIMEOUT.total_seconds():.0f} seconds. Look for that one's message; the same command "
+            "continues after the last finished epoch."
         ) from error

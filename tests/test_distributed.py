@@ -1,13 +1,15 @@
 """Two processes on the CPU against one: the same figures, one writer, and an end to every failure.
 
-This file is also the program that the launchers start: `python tests/test_distributed.py work FOLDER` does everything
-that the tests of two processes look at, and `dies ...` is the command line with a process that dies in training.
+This file is also the program that `accelerate launch` starts: given a folder, each process does there all that the
+tests look at, and at last trains by the command line until one of the two is killed.
 """
 
 import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +20,8 @@ from evalib.checkpoint import load_checkpoint
 from evalib.cli import main
 from evalib.commands import inventory
 from evalib.data.image_data import ImageData, Split
-from evalib.data.loaders import eval_loader
-from evalib.distributed import ManyProcesses, make_execution, speaks_first
+from evalib.data.loaders import available_cores, eval_loader, workers_here
+from evalib.distributed import TIMEOUT, ManyProcesses, make_execution, speaks_first
 from evalib.engine import evaluate, fit
 from evalib.execution import SingleDevice
 from evalib.history import History
@@ -80,7 +82,9 @@ def work(folder):
     seen["evaluation"] = vars(evaluate(model, shard, execution=execution))
     model = resnet()
     seen["resnet"] = fit(model, data(32), recipe(**RESNET), **CPU).to_dict(), model.state_dict()
-    seen["stopped"] = stopped_by_ctrl_c(folder / "run")
+    with in_the_second_epoch(stop):  # Ctrl-C, which launchers pass on to all processes
+        history = fit(resnet(), data(32), recipe(**RESNET), run_dir=folder / "run", **CPU)
+    seen["stopped"] = history.interrupted, len(history.epochs)
     model = resnet()
     again = fit(model, data(32), recipe(**RESNET), run_dir=folder / "run", **CPU)
     seen["resumed"] = again.to_dict(), model.state_dict()
@@ -92,24 +96,30 @@ def work(folder):
     mine = torch.tensor([1.0 + 2 * rank])
     execution.average([mine, torch.tensor([7])])
     seen["exchanges"] = mine, execution.gather(torch.full((2 - rank, 2), rank)), execution.from_main(lambda: rank)
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = "1"  # of an earlier end; the one below counts anew
     seen["speaks"] = speaks_first()
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = "2"
     torch.save(seen, folder / f"{rank}.pt")
 
 
-def stopped_by_ctrl_c(folder):
-    """Ctrl-C in the second step of the second epoch, which torchrun passes on to all processes."""
+@contextmanager
+def in_the_second_epoch(action):
+    """At its second step, that is the fifth of all, the process does something else."""
     real_step, steps = ManyProcesses.step, []
 
     def step(self, *batch):
         steps.append(1)
-        if len(steps) == 5:  # 3 steps an epoch
-            raise KeyboardInterrupt
+        if len(steps) == 5:
+            action()
         return real_step(self, *batch)
 
     ManyProcesses.step = step
-    history = fit(resnet(), data(32), recipe(**RESNET), run_dir=folder, **CPU)
+    yield
     ManyProcesses.step = real_step
-    return history.interrupted, len(history.epochs)
+
+
+def stop():
+    raise KeyboardInterrupt
 
 
 def refused(images, settings, **where):
@@ -120,31 +130,30 @@ def refused(images, settings, **where):
     return "no error"
 
 
-def dies(*arguments):
-    """`evalib` on few images, whose second process is killed in its second epoch."""
+def train_until_the_second_dies(folder):
+    """`evalib train`, whose second process is killed."""
     inventory.load_data = lambda *arguments, **settings: data(32)
-    real_step, steps = ManyProcesses.step, []
-
-    def step(self, *batch):
-        steps.append(1)
-        if self.rank == 1 and len(steps) == 5:  # 3 steps an epoch
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real_step(self, *batch)
-
-    ManyProcesses.step = step
-    return main([*arguments])
+    words = "train sample --recipe demo --width 8 --batch-size 8 --device cpu --workers 0 --run-dir"
+    with in_the_second_epoch(lambda: os.environ["RANK"] == "1" and os.kill(os.getpid(), signal.SIGKILL)):
+        return main([*words.split(), str(folder / "dies")])
 
 
 # --- two processes that work ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The folder in which two processes, started by `accelerate launch`, did their work."""
+def launch(tmp_path_factory):
+    """The folder in which two processes, started by `accelerate launch`, did their work; how they ended, and when."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "file").write_text("")
-    check(*ACCELERATE, __file__, "work", folder, cwd=folder, **HERE)
-    return folder
+    done = run(*ACCELERATE, __file__, folder, cwd=folder, **HERE)
+    assert {"0.pt", "1.pt"} <= {path.name for path in folder.iterdir()}, done.stdout
+    return folder, done, time.time()
+
+
+@pytest.fixture(scope="module")
+def folder(launch):
+    return launch[0]
 
 
 @pytest.fixture(scope="module")
@@ -253,24 +262,24 @@ def test_torchrun_starts_the_command_line(small_cars, tmp_path):
     """`torchrun -m evalib train`: everything is said and written once."""
     words = "train cars --recipe demo --car-brand BMW --width 8 --geometry resize --image-size 32 --batch-size 6"
     command = ("-m", "evalib", *words.split(), "--epochs", "2", "--data-dir", small_cars, "--run-dir", tmp_path / "run")
-    said = check(*TORCHRUN, *command, "--device", "cpu", "--workers", "0", cwd=tmp_path, **HERE)
+    said = check(*TORCHRUN, *command, "--device", "cpu", "--workers", "0", "--bare-step", cwd=tmp_path, **HERE)
     for line in ("run directory", "epoch  1/2", "epoch  2/2", "test accuracy", "figures, "):
         assert said.count(line) == 1, said
     assert "2 processes" in said
     assert len(History.load(tmp_path / "run" / "history.json").epochs) == 2
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that cannot be caught")
-def test_a_process_that_dies_ends_the_run(tmp_path):
-    """The other says so once and ends, long before `TIMEOUT`; what was finished can be continued."""
-    words = "train sample --recipe demo --width 8 --batch-size 8 --device cpu --workers 0 --run-dir"
-    start = time.monotonic()
-    done = run(*TORCHRUN, __file__, "dies", *words.split(), tmp_path / "run", cwd=tmp_path, **HERE)
+def test_a_process_that_dies_ends_the_run(launch):
+    """The other says so at most once (the launcher may stop it before) and ends long before `TIMEOUT`; what was
+    finished can be continued."""
+    folder, done, end = launch
     assert done.returncode != 0
-    assert time.monotonic() - start < 120 < distributed.TIMEOUT.total_seconds()
+    assert end - (folder / "1.pt").stat().st_mtime < 60 < TIMEOUT.total_seconds()
+    assert done.stdout.count("epoch  1/10") == 1
     assert done.stdout.count("evalib: Process 0 of 2 lost another one") <= 1
+    assert "RuntimeError" not in done.stdout  # the words of the library that exchanges gradients
     assert "SIGKILL" in done.stdout
-    assert load_checkpoint(tmp_path / "run" / "last.pt").epoch == 1
+    assert load_checkpoint(folder / "dies" / "last.pt").epoch == 1
 
 
 # --- bad launches -----------------------------------------------------------------------------------
@@ -289,6 +298,26 @@ def test_without_a_launcher_there_is_one_process(monkeypatch):
     assert speaks_first()
     monkeypatch.setenv("WORLD_SIZE", "8")  # some clusters set it everywhere
     assert type(make_execution("cpu", "float32")) is SingleDevice
+
+
+def test_processes_of_a_host_share_its_cores(launched, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    assert [available_cores(), workers_here(None), workers_here(1)] == [3, 3, 1]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert available_cores() == 1
+
+
+def test_a_failure_is_reported_by_the_first_that_sees_it(monkeypatch, capsys, tmp_path):
+    for first, said in ((True, 1), (False, 0)):
+        monkeypatch.setattr(distributed, "speaks_first", lambda first=first: first)
+        assert main(["eval", str(tmp_path)]) == 1
+        assert capsys.readouterr().err.count("is no run directory") == said
+
+
+def test_evaluation_is_for_one_process(launched, monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "speaks_first", lambda: True)
+    assert main(["eval", "somewhere"]) == 1
+    assert "are for one process: start them without a launcher" in capsys.readouterr().err
 
 
 def test_a_missing_accelerate_is_named(launched, monkeypatch):
@@ -313,6 +342,5 @@ def test_fewer_gpus_than_processes_are_refused(launched, monkeypatch):
 
 
 if __name__ == "__main__":
-    from pathlib import Path
-
-    sys.exit(work(Path(sys.argv[2])) if sys.argv[1] == "work" else dies(*sys.argv[2:]))
+    work(Path(sys.argv[1]))
+    sys.exit(train_until_the_second_dies(Path(sys.argv[1])))
