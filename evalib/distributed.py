@@ -10,13 +10,14 @@ Needs `accelerate`: pip install evalib[dist]. One host with 8 GPUs:
     torchrun --nproc_per_node 8 -m evalib train cifar10 --recipe fast --batch-size 2048
     accelerate launch --multi_gpu --num_processes 8 -m evalib train cifar10 --recipe fast --batch-size 2048
 
-Two hosts with 8 GPUs each, the same command on both, HOST being the name or address of one of them:
+Two hosts with 8 GPUs each, with `--node_rank 0` on the one named HOST and `--node_rank 1` on the other:
 
-    torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 -m evalib train ...
+    torchrun --nnodes 2 --node_rank 0 --master_addr HOST --nproc_per_node 8 -m evalib train cifar10 --batch-size 4096
 
-Each host needs the data set; the run directory is read and written by the main process (rank 0) alone, so that it need
-not be shared. Without GPUs the processes compute on the CPU (`accelerate launch --multi_gpu` too, whose `--cpu` starts
-only one). A script that calls `fit` is started in the same way.
+Each host needs the dataset; the run directory is read and written by the main process (rank 0, on HOST) alone, so that
+it need not be shared. A larger batch needs another learning rate: `--lr`. Without GPUs the processes compute on the CPU
+(`accelerate launch --multi_gpu` too, whose `--cpu` starts only one). A script that calls `fit` is started in the same
+way.
 
 A process that fails ends the run: the launcher stops the others, which otherwise notice at their next exchange, or
 after `TIMEOUT`. The same command continues after the last finished epoch.
