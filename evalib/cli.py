@@ -28,8 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = added.add_parser("train", help="train by a recipe into a run directory; called again, it continues")
     train.add_argument("dataset", choices=DATASETS, help="sample: 6,000 CIFAR-10 images shipped with evalib")
-    recipe_help = "default: fast, for cars cars-alexnet"
-    train.add_argument("--recipe", choices=tuple(recipes), help=recipe_help)
+    train.add_argument("--recipe", choices=tuple(recipes), help="default: fast, for cars cars-alexnet")
     train.add_argument("--bare-step", action="store_true", help="after every epoch also time the model step alone")
     train.set_defaults(run=commands.train)
     _add_data(train)
@@ -40,8 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = added.add_parser("eval", help="test a run or a checkpoint: accuracy, classes, mistakes")
     evaluate.set_defaults(run=commands.evaluate)
     _add_trained(evaluate)
-    views_help = "also with test-time augmentation, by that many views of each image"
-    evaluate.add_argument("--test-views", type=int, choices=TEST_VIEWS, default=1, help=views_help)
+    _add_views(evaluate)
 
     cam = added.add_parser("cam", help="maps of a run's mistakes, of chosen test images, or of one image")
     cam.set_defaults(run=commands.cam)
@@ -100,10 +98,14 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
     changes.add_argument("--image-size", type=int, metavar="PIXELS", help="height and width of the network's input")
     path_help = "how images come to the device: resident (whole batches augmented there), or workers"
     changes.add_argument("--path", choices=PATHS, help=path_help)
-    views_help = "views of each test image for the second, test-time augmented figure"
-    changes.add_argument("--test-views", type=int, choices=TEST_VIEWS, help=views_help)
+    _add_views(changes)
     compile_help = "run the network through torch.compile"
     changes.add_argument("--compile", action="store_true", default=None, help=compile_help)
+
+
+def _add_views(parser: argparse._ActionsContainer) -> None:
+    views_help = "views of each test image, averaged for a second, test-time augmented figure"
+    parser.add_argument("--test-views", type=int, choices=TEST_VIEWS, help=views_help)
 
 
 def _add_trained(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,17 @@ GEOMETRIES = ("as_is", "resize", "center_crop")
 STATISTICS = ("data", "imagenet")
 PATHS = ("auto", "resident", "workers")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+# Settings, what they must fulfill, and that in words
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (("width", "epochs", "batch_size", "step_epochs"), lambda value: value >= 1, "be at least 1"),
+    (("lr", "muon_lr", "bias_lr_factor"), lambda value: value > 0, "be positive"),
+    (("weight_decay", "muon_decay", "l1", "l2", "frozen_layers"), lambda value: value >= 0, "not be negative"),
+    (("image_size", "crop_padding", "cutout"), lambda value: value >= 0, "not be negative"),
+    (("momentum", "label_smoothing", "warmup"), lambda value: 0 <= value < 1, "lie in [0, 1)"),
+    (("val_fraction", "batch_norm_momentum"), lambda value: 0 <= value < 1, "lie in [0, 1)"),
+)
 
 
 class UnknownNameError(KeyError, ValueError):
@@ -136,24 +148,10 @@ class Recipe:
         check_name("path", self.path, PATHS)
         check_name("flip", self.flip, FLIPS)
         check_name("averaging", self.averaging, AVERAGINGS)
-        for field in ("width", "epochs", "batch_size", "step_epochs"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"`{field}` must be at least 1: got {getattr(self, field)}.")
-        for field in (
-            "weight_decay",
-            "muon_decay",
-            "l1",
-            "l2",
-            "frozen_layers",
-            "image_size",
-            "crop_padding",
-            "cutout",
-        ):
-            if getattr(self, field) < 0:
-                raise ValueError(f"`{field}` must not be negative: got {getattr(self, field)}.")
-        for field in ("momentum", "label_smoothing", "warmup", "val_fraction", "batch_norm_momentum"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ValueError(f"`{field}` must lie in [0, 1): got {getattr(self, field)}.")
+        for fields, fits, range_ in _RANGES:
+            for field in fields:
+                if not fits(getattr(self, field)):
+                    raise ValueError(f"`{field}` must {range_}: got {getattr(self, field)}.")
         if self.width < 8:  # torch 2.15 crashes in the backward pass of a 4-channel 1x1 convolution on AVX2 CPUs
             raise ValueError(f"`width` must be at least 8: got {self.width}.")
         if (self.geometry == "as_is") != (self.image_size == 0):
@@ -161,9 +159,6 @@ class Recipe:
                 f"`image_size` must be 0 with geometry 'as_is' and positive with the others: "
                 f"got {self.image_size} with {self.geometry!r}."
             )
-        for field in ("lr", "muon_lr", "bias_lr_factor"):
-            if getattr(self, field) <= 0:
-                raise ValueError(f"`{field}` must be positive: got {getattr(self, field)}.")
         if self.test_views not in TEST_VIEWS:
             raise ValueError(f"`test_views` must be one of {TEST_VIEWS}: got {self.test_views}.")
 

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
-from evalib.models import MODELS
+from evalib.models import MODELS, build_model
 from evalib.recipes import MODEL_NAMES, Recipe, recipes
 
 
@@ -56,6 +57,11 @@ def test_unknown_names_list_the_known_ones():
         ("l1", -1.0),
         ("frozen_layers", -1),
         ("image_size", -224),
+        ("muon_lr", 0.0),
+        ("bias_lr_factor", -1.0),
+        ("cutout", -1),
+        ("batch_norm_momentum", 1.0),
+        ("test_views", 3),
     ],
 )
 def test_values_out_of_range(setting, value):
@@ -118,3 +124,25 @@ def test_cars_alexnet_is_system_c():
     assert (cars.model, cars.weights, cars.optimizer, cars.lr) == ("alexnet_cam", "imagenet", "adam", 1e-5)
     assert (cars.epochs, cars.batch_size, cars.augmentation) == (30, 4, "cars")
     assert (cars.geometry, cars.image_size, cars.statistics) == ("resize", 256, "imagenet")
+
+
+def test_fast_is_the_published_network_in_as_many_epochs():
+    fast, eva6 = recipes["fast"], recipes["eva6"]
+    same = ("model", "width", "epochs", "frozen_layers", "weights")
+    assert [getattr(fast, name) for name in same] == [getattr(eva6, name) for name in same]
+    model = build_model(fast.model, 10, width=fast.width)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 11_173_962
+    assert recipes["fast-40"].difference(fast) == {"name": ("fast-40", "fast"), "epochs": (40, 20)}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("path", "gpu", "Unknown path 'gpu'. Known: auto, resident, workers"),
+        ("flip", "up", "Unknown flip 'up'. Known: random, alternating"),
+        ("averaging", "ema", "Unknown averaging 'ema'. Known: none, lookahead"),
+    ],
+)
+def test_unknown_ways_of_training(setting, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Recipe(name="x", **{setting: value})

@@ -85,7 +85,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     evaluation = evaluated(model, data, execution)
     note = f"after epoch {checkpoint.epoch}" if checkpoint.epoch else "foreign weights"
     print_evaluation(evaluation, data.classes, data.name, note)
-    if arguments.test_views > 1:
+    if arguments.test_views:
         print_augmented(evaluated(model, data, execution, arguments.test_views).accuracy, arguments.test_views)
     if arguments.run_dir:
         write_all_figures(folder, model, data, evaluation, History.from_dict(checkpoint.metrics))
