@@ -30,7 +30,8 @@ from evalib.recipes import Recipe
 from evalib.rundir import RunDirectory
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+PORT = ("--main_process_port", "0")  # any free one
+ACCELERATE = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *PORT)
 HERE = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
 CPU = {"device": "cpu", "workers": 0, "progress": False}
 
@@ -82,7 +83,7 @@ def work(folder):
     seen["evaluation"] = vars(evaluate(model, shard, execution=execution))
     model = resnet()
     seen["resnet"] = fit(model, data(32), recipe(**RESNET), **CPU).to_dict(), model.state_dict()
-    with in_the_second_epoch(stop):  # Ctrl-C, which launchers pass on to all processes
+    with at_step(8, stop):  # Ctrl-C, which launchers pass on to all processes; weights were averaged after step 5
         history = fit(resnet(), data(32), recipe(**RESNET), run_dir=folder / "run", **CPU)
     seen["stopped"] = history.interrupted, len(history.epochs)
     model = resnet()
@@ -103,13 +104,13 @@ def work(folder):
 
 
 @contextmanager
-def in_the_second_epoch(action):
-    """At its second step, that is the fifth of all, the process does something else."""
+def at_step(number, action):
+    """Before a step of a process, counted from 1, it does something else; an epoch has 3."""
     real_step, steps = ManyProcesses.step, []
 
     def step(self, *batch):
         steps.append(1)
-        if len(steps) == 5:
+        if len(steps) == number:
             action()
         return real_step(self, *batch)
 
@@ -134,7 +135,7 @@ def train_until_the_second_dies(folder):
     """`evalib train`, whose second process is killed."""
     inventory.load_data = lambda *arguments, **settings: data(32)
     words = "train sample --recipe demo --width 8 --batch-size 8 --device cpu --workers 0 --run-dir"
-    with in_the_second_epoch(lambda: os.environ["RANK"] == "1" and os.kill(os.getpid(), signal.SIGKILL)):
+    with at_step(5, lambda: os.environ["RANK"] == "1" and os.kill(os.getpid(), signal.SIGKILL)):
         return main([*words.split(), str(folder / "dies")])
 
 
@@ -220,7 +221,7 @@ def test_evaluation_gives_every_process_all_images_in_order(one, two):
 
 def test_a_run_continues_where_it_stopped(two, folder):
     """To the end of an uninterrupted one, running statistics and slow weights included."""
-    assert [seen["stopped"] for seen in two] == [(True, 1), (True, 1)]
+    assert [seen["stopped"] for seen in two] == [(True, 2), (True, 2)]
     interrupted, weights = two[0]["resumed"]
     uninterrupted, expected = two[0]["resnet"]
     assert torch.equal(losses(interrupted), losses(uninterrupted))

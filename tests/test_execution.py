@@ -38,3 +38,17 @@ def test_the_bare_step_leaves_the_network_alone(tiny_model):
     speed = bare_step_speed(tiny_model, images, labels, execution=SingleDevice("cpu", "float32"), steps=1)
     assert speed > 0
     assert all(torch.equal(value, before[name]) for name, value in tiny_model.state_dict().items())
+
+
+def test_one_process_exchanges_nothing(tiny_model):
+    execution = SingleDevice("cpu", "float32")
+    rows = torch.arange(6.0).reshape(3, 2)
+    assert (execution.rank, execution.world, execution.is_main) == (0, 1, True)
+    assert execution.replicated(tiny_model) is tiny_model
+    assert execution.weighted(rows, 3) is execution.reduce(rows) is execution.gather(rows) is rows
+    execution.average([rows])
+    assert torch.equal(rows, torch.arange(6.0).reshape(3, 2))
+    assert execution.from_main(lambda: 7) == 7
+    with execution.first_on_host(), pytest.raises(KeyError):
+        execution.from_main({}.popitem)
+    execution.close()
