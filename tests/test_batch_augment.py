@@ -102,6 +102,19 @@ def test_crop_is_distributed_as_albumentations_and_uniformly():
         assert stats.chi2_contingency(table).pvalue > RISK, (one, other)
 
 
+def test_albumentations_crops_are_windows_of_the_reflected_image_too():
+    """Every one of 300, pixel by pixel: flipped or not, at one of 9 x 9 places."""
+    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    padded = normalize(F.pad(image[None].float(), (4, 4, 4, 4), mode="reflect").byte()[0], MEAN, STD)
+    windows = [padded[:, top : top + 32, left : left + 32] for top in range(9) for left in range(9)]
+    possible = torch.stack([*windows, *(window.flip(2) for window in windows)]).flatten(1)
+    pipeline = albumentations_pipeline(Augmentation("crop"), MEAN, STD)
+    seed_pipeline(pipeline, 0)
+    pixels = image.permute(1, 2, 0).numpy()
+    found = torch.stack([pipeline(image=pixels)["image"] for _ in range(300)]).flatten(1)
+    assert (torch.cdist(found, possible, p=float("inf")).amin(1) < 1e-4).all()
+
+
 def test_a_crop_by_hand():
     """Every pixel of four crops of which all is known: reflected borders as torch pads them, then flip, then hole."""
     images = torch.randint(0, 256, (3, 3, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -187,6 +200,9 @@ def test_eva6_is_distributed_as_albumentations_and_as_system_b_says():
     for name, low, high in (("angle", -15, 15), ("scale", 0.9, 1.1)):
         assert stats.kstest(found[name], stats.uniform(low, high - low).cdf).pvalue > RISK, name
         assert stats.ks_2samp(found[name], theirs[name]).pvalue > RISK, name
+        edge = 0.01 * (high - low)  # 1,700 numbers reach to within a hundredth of both ends, and not beyond
+        assert low - edge / 10 < found[name].min() < low + edge, name
+        assert high - edge < found[name].max() < high + edge / 10, name
     for name in ("shift_x", "shift_y"):  # uniform in -3.2..3.2, rounded toward 0
         assert np.abs(found[name] - found[name].round()).max() < 0.01, name
         values = found[name].round().astype(int)

@@ -8,7 +8,16 @@ import torch
 from evalib.data import resident
 from evalib.data.image_data import ImageData, Split
 from evalib.data.image_files import ImageFiles, ResizedImages
-from evalib.data.loaders import FileLoader, ResidentLoader, WorkerLoader, eval_loader, in_memory, train_loader
+from evalib.data.loaders import (
+    FileLoader,
+    ResidentLoader,
+    WorkerLoader,
+    available_cores,
+    eval_loader,
+    in_memory,
+    train_loader,
+    workers_here,
+)
 from evalib.data.resident import choose_path, free_memory
 from evalib.recipes import Recipe, recipes
 from evalib.transforms import Augmentation, Geometry, normalize
@@ -252,6 +261,23 @@ def test_other_systems_count_half_of_all_memory(monkeypatch):
 
     monkeypatch.setattr(Path, "read_text", read_text)
     assert free_memory(CPU) > 1 << 27
+
+
+# --- workers ---------------------------------------------------------------------------------------
+
+
+class Threads(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        return torch.get_num_threads()
+
+
+def test_there_are_no_more_workers_than_cores_and_each_has_one_thread(data):
+    cores = available_cores()
+    assert workers_here(1000) == cores
+    assert workers_here(None) == min(cores, 4)
+    assert workers_here(0) == 0
+    assert WorkerLoader(data, "none", batch_size=8, seed=1, workers=1000).batches.num_workers == cores
+    assert list(torch.utils.data.DataLoader(Threads(), sampler=[0], batch_size=None, num_workers=1)) == [1]
 
 
 # --- refusals --------------------------------------------------------------------------------------
