@@ -4,7 +4,7 @@
 
 "plain loop" is what most scripts do: albumentations in a DataLoader with two workers, float32, contiguous tensors, the
 memory allocator as it comes, the loss read at every step. "evalib" is `train_one_epoch` as `fit` calls it, with the
-recipe's loader. "bare step" is the same network and settings as evalib's on one batch that lies on the device already:
+recipe's loader. "bare step" is the same network, optimizer and settings on one batch that lies on the device already:
 no loop can be faster. Each runs in a process of its own, since allocator settings hold for a whole process.
 """
 
@@ -22,7 +22,7 @@ from evalib.data import sample
 from evalib.data.image_data import ImageData
 from evalib.data.loaders import WorkerLoader, train_loader
 from evalib.engine import train_one_epoch
-from evalib.execution import SingleDevice, bare_step_speed
+from evalib.execution import SingleDevice
 from evalib.models import build_model
 from evalib.optim import make_optimizer
 from evalib.recipes import Recipe, recipes
@@ -67,16 +67,34 @@ def evalib_loop(recipe: Recipe, data: ImageData, device: torch.device) -> Round:
 
 
 def bare_step(recipe: Recipe, data: ImageData, device: torch.device) -> Round:
-    """Likewise, the model step alone."""
+    """Likewise, the model step alone: forward, backward and optimizer on one batch that lies on the device."""
     keep_freed_memory()
     execution = SingleDevice(device, recipe.precision)
-    model = build_model(recipe.model, width=recipe.width, seed=1)
-    images, labels = torch.randn(recipe.batch_size, 3, 32, 32), torch.randint(10, (recipe.batch_size,))
+    model = execution.prepare(build_model(recipe.model, width=recipe.width, seed=1)).train()
+    optimizer = make_optimizer(model, recipe)
+    images = torch.randn(recipe.batch_size, 3, 32, 32, device=device)
+    labels = torch.randint(10, (recipe.batch_size,), device=device)
     steps = max(1, len(data.train) // recipe.batch_size)
-    return lambda: bare_step_speed(model, images, labels, execution=execution, steps=steps)
+
+    def one_pass() -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            execution.step(F.cross_entropy(execution.logits(model, images), labels), optimizer)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return steps * recipe.batch_size / (time.perf_counter() - start)
+
+    return one_pass
 
 
-CANDIDATES = {"plain loop": plain_loop, "evalib": evalib_loop, "bare step": bare_step}
+def bare_sgd_step(recipe: Recipe, data: ImageData, device: torch.device) -> Round:
+    """Likewise, with plain SGD: what is left is the cost of the recipe's optimizer."""
+    return bare_step(recipe.replace(optimizer="sgd"), data, device)
+
+
+CANDIDATES = {
+    "plain loop": plain_loop, "evalib": evalib_loop, "bare step": bare_step, "bare step, SGD": bare_sgd_step,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -84,9 +102,10 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--recipe", choices=tuple(recipes), default="fast")
     options.add_argument("--images", type=int, default=1280, help="per round (default: 1280)")
-    options.add_argument("--batch-size", type=int, default=128)
+    options.add_argument("--batch-size", type=int, help="default: the recipe's")
     arguments = options.parse_args()
-    recipe = recipes[arguments.recipe].replace(batch_size=arguments.batch_size)
+    recipe = recipes[arguments.recipe]
+    recipe = recipe.replace(batch_size=arguments.batch_size or recipe.batch_size)
     device = pick_device(arguments.device)
     data = sample().take(train=arguments.images)
     makers = {name: partial(make, recipe, data, device) for name, make in CANDIDATES.items()}
