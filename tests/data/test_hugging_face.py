@@ -179,7 +179,8 @@ def test_a_missing_package_is_named(monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc to read the memory in use")
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
-    """240 images of 256 x 256 pixels are 47 MB as bytes and 189 MB as floats: kept ones would show.
+    """240 images of 256 x 256 pixels are 47 MB as bytes and 189 MB as floats: kept ones of three passes would show as
+    141 MB or more, where the allocator now and then takes another 16 MB for itself.
 
     Pages of the file that are mapped into memory do not count: the system takes them back when it needs them."""
 
@@ -195,4 +196,4 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         loader = eval_loader(data, split, batch_size=4, workers=0)
         assert sum(len(images) for images, _ in loader) == len(data.splits()[split])
         seen.append(own_memory())
-    assert max(seen[3], seen[5]) - seen[2] < 15, f"megabytes in use: {seen}"
+    assert seen[5] - seen[2] < 40, f"megabytes in use: {seen}"
