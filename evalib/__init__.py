@@ -34,6 +34,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
     level 3   evalib.mistakes     the misclassified images
               evalib.car_errors   mistakes about cars by brand, model, type and year
               evalib.comparison   several runs in one table, made from their logs
+              evalib.ladder       runs that each change the recipe of an earlier one
               evalib.faithfulness whether a map points at the object
               evalib.figures      what the figures share
               evalib.curves       learning curves, also while a run trains

@@ -35,7 +35,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("optim", "execution", "rundir", "initialization")),
     (2, ("distributed", "evaluation")),
     (2, ("engine",)),
-    (3, ("mistakes", "faithfulness", "car_errors", "comparison")),
+    (3, ("mistakes", "faithfulness", "car_errors", "comparison", "ladder")),
     (3, ("figures",)),
     (3, ("curves", "input_plots")),
     (3, ("plots",)),
