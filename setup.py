@@ -33,14 +33,19 @@ INSTALL_REQUIRES = [
     "scipy>=1.10",
 ]
 
-# Sets of Hugging Face, and the download of Stanford Cars from there; several processes that train together.
+# Sets of Hugging Face, and the download of Stanford Cars from there; several processes that train together; weights
+# as safetensors.
 HF_REQUIRES = ["datasets>=2.15"]
 DIST_REQUIRES = ["accelerate>=1.0"]
+EXPORT_REQUIRES = ["safetensors>=0.4"]
 
 # setuptools is here because the tests install evalib without build isolation, that is without a network.
 TEST_REQUIRES = [
     "accelerate>=1.0",
     "datasets>=2.15",
+    "hypothesis>=6.80",
+    "psutil>=5.9",
+    "safetensors>=0.4",
     "pytest>=8.0",
     "pytest-timeout>=2.2",
     "nbval>=0.11",
@@ -64,6 +69,12 @@ setup(
     packages=find_packages(include=["evalib", "evalib.*"]),
     package_data={"evalib": ["py.typed"], "evalib.data": ["*.tar.xz", "*.txt"]},
     install_requires=INSTALL_REQUIRES,
-    extras_require={"test": TEST_REQUIRES, "cars": HF_REQUIRES, "hf": HF_REQUIRES, "dist": DIST_REQUIRES},
+    extras_require={
+        "test": TEST_REQUIRES,
+        "cars": HF_REQUIRES,
+        "hf": HF_REQUIRES,
+        "dist": DIST_REQUIRES,
+        "export": EXPORT_REQUIRES,
+    },
     entry_points={"console_scripts": ["evalib = evalib.cli:main"]},
 )
