@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measure import Report, machine, parser, publish, take_turns_in_processes
-from evalib.data.loaders import available_cores
+from evalib.data.workers import available_cores
 from evalib.execution import SingleDevice
 from evalib.models import build_model
 from evalib.optim import make_optimizer

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from evalib.data.loaders import available_cores
+from evalib.data.workers import available_cores
 from evalib.runtime import describe_device
 
 PACKAGES = ("torch", "torchvision", "albumentations", "grad-cam", "torchcam", "numpy")

@@ -20,7 +20,8 @@ from evalib.checkpoint import load_checkpoint
 from evalib.cli import main
 from evalib.commands import inventory
 from evalib.data.image_data import ImageData, Split
-from evalib.data.loaders import available_cores, eval_loader, workers_here
+from evalib.data.loaders import eval_loader
+from evalib.data.workers import available_cores, workers_here
 from evalib.distributed import TIMEOUT, ManyProcesses, make_execution, speaks_first
 from evalib.engine import evaluate, fit
 from evalib.execution import SingleDevice

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from evalib.batch_augment import alternating_flips
 from evalib.data.image_data import ImageData, Images, Split
@@ -26,6 +25,7 @@ from evalib.data.image_files import ImageFiles
 from evalib.data.order import Shard, batches_of, check_batches, epoch_order, part_of
 from evalib.data.resident import Batch, ResidentLoader, choose_path, fits
 from evalib.data.resident import InputPath as InputPath
+from evalib.data.workers import in_workers, stand_back, workers_here
 from evalib.recipes import Recipe
 from evalib.runtime import derived_seed, pick_device
 from evalib.transforms import Augmentation, Channels, albumentations_pipeline, normalize, seed_pipeline
@@ -38,8 +38,9 @@ class Loader(Protocol):
 
     def __iter__(self) -> Iterator[Batch]: ...
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 1) whose order and augmentation the next iteration draws."""
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch (from 1) whose order and augmentation the next iterations draw, and the batch that they
+        begin with, counted from 0: so a run that was stopped within an epoch goes on."""
 
 
 class _AugmentedBatches(Dataset[Batch]):
@@ -78,14 +79,16 @@ class _PixelsInMemory:
 class _EpochSampler(Sampler[tuple[int, Tensor]]):
     def __init__(self, count: int, batch_size: int, seed: int, shard: Shard) -> None:
         check_batches(count, batch_size, shard)
-        self.count, self.batch_size, self.seed, self.shard, self.epoch = count, batch_size, seed, shard, 1
+        self.count, self.batch_size, self.seed, self.shard = count, batch_size, seed, shard
+        self.epoch, self.start = 1, 0
 
     def __len__(self) -> int:
         return math.ceil(self.count / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         order = epoch_order(self.count, self.seed, self.epoch)
-        return ((self.epoch, indices) for indices in batches_of(order, self.batch_size, self.shard))
+        batches = batches_of(order, self.batch_size, self.shard)[self.start :]
+        return ((self.epoch, indices) for indices in batches)
 
 
 class WorkerLoader:
@@ -111,39 +114,18 @@ class WorkerLoader:
         self.device = device or pick_device("cpu")
         self.sampler = _EpochSampler(len(data.train), batch_size, seed, shard)
         batches = _AugmentedBatches(data, Augmentation.of(augmentation), seed)
-        self.batches = _in_workers(batches, self.sampler, workers, self.device, _stand_back)
+        self.batches = in_workers(batches, self.sampler, workers, self.device, stand_back)
 
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 1) that the next iteration draws."""
-        self.sampler.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch (from 1) that the next iterations draw, and how many of its batches they leave out."""
+        self.sampler.epoch, self.sampler.start = epoch, start
 
     def __iter__(self) -> Iterator[Batch]:
         for images, labels in self.batches:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-
-def _in_workers(
-    batches: Dataset[Batch],
-    sampler: Any,
-    workers: int | None,
-    device: torch.device,
-    begin: Callable[[int], None] | None = None,
-) -> DataLoader[Batch]:
-    """A loader whose workers make whole batches out of the sampler's items."""
-    workers = workers_here(workers)
-    return DataLoader(
-        batches,
-        sampler=sampler,
-        batch_size=None,  # the sampler's items are whole batches
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=begin,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator().manual_seed(0),  # else it draws from the global random numbers
-    )
 
 
 class _StoredBatches(Dataset[Batch]):
@@ -161,7 +143,7 @@ def in_memory(images: Images, workers: int | None = None) -> Tensor:
     split = Split(images, torch.zeros(len(images), dtype=torch.int64))
     parts = torch.arange(len(images)).split(64)
     found = torch.empty(images.shape, dtype=torch.uint8)
-    batches = _in_workers(_StoredBatches(split), parts, min(len(parts), workers_here(workers)), torch.device("cpu"))
+    batches = in_workers(_StoredBatches(split), parts, min(len(parts), workers_here(workers)), torch.device("cpu"))
     for part, (decoded, _) in zip(parts, batches, strict=True):
         found[part] = decoded
     return found
@@ -189,38 +171,18 @@ class FileLoader:
     ) -> None:  # fmt: skip
         self.device, self.mean, self.std = device or pick_device("cpu"), mean, std
         order = torch.arange(len(split))[part_of(len(split), shard)].split(batch_size)
-        self.batches = _in_workers(_StoredBatches(split), order, min(len(order), workers_here(workers)), self.device)
+        self.batches = in_workers(_StoredBatches(split), order, min(len(order), workers_here(workers)), self.device)
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
         """Nothing to choose: every pass is the same."""
 
     def __iter__(self) -> Iterator[Batch]:
         for images, labels in self.batches:
             images = images.to(self.device, non_blocking=True)
             yield normalize(images, self.mean, self.std), labels.to(self.device, non_blocking=True)
-
-
-def _stand_back(worker: int) -> None:
-    """Leave the cores to the training step: it waits for its slowest thread, a worker has batches to spare."""
-    import cv2
-
-    cv2.setNumThreads(0)  # else a thread per core in every worker
-    if hasattr(os, "nice"):
-        os.nice(10)
-
-
-def available_cores() -> int:
-    """Cores that this process may use; several that a launcher started on this host share them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def workers_here(workers: int | None) -> int:
-    """The number of worker processes that was asked for, at most one per core; None takes at most 4."""
-    return min(available_cores(), 4 if workers is None else workers)
 
 
 def train_loader(

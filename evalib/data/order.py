@@ -24,6 +24,11 @@ def batches_of(rows: Tensor, batch_size: int, shard: Shard) -> list[Tensor]:
     return [batch.tensor_split(world)[rank] for batch in rows.split(batch_size)]
 
 
+def batch_indices(count: int, batch_size: int, seed: int, epoch: int, step: int) -> Tensor:
+    """(B,) int64: the training images in the batch of a step, counted from 1, of all processes together."""
+    return epoch_order(count, seed, epoch).split(batch_size)[step - 1]
+
+
 def part_of(count: int, shard: Shard) -> slice:
     """Of `count` images in order, those that are this process's to evaluate.
 

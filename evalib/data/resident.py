@@ -127,7 +127,7 @@ class ResidentLoader:
     ) -> None:  # fmt: skip
         self.device = device or pick_device("cpu")
         self.mean, self.std, self.batch_size = mean, std, batch_size
-        self.seed, self.epoch, self.shard = seed, 1, shard
+        self.seed, self.epoch, self.start, self.shard = seed, 1, 0, shard
         height, width = split.images.shape[2:]
         self.augment = BatchAugmentation(Augmentation.of(augmentation), mean, std, (height, width))
         if isinstance(split.images, ImageFiles):
@@ -148,9 +148,9 @@ class ResidentLoader:
     def __len__(self) -> int:
         return math.ceil(self.num_images / self.batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 1) that the next iteration draws."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch (from 1) that the next iterations draw, and how many of its batches they leave out."""
+        self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[Batch]:
         return self._in_order() if self.seed is None else self._augmented(self.seed)
@@ -164,7 +164,7 @@ class ResidentLoader:
     def _augmented(self, seed: int) -> Iterator[Batch]:
         order = epoch_order(self.num_images, seed, self.epoch)
         draws = self.augment.draw(order, seed, self.epoch)
-        parts = (batches_of(rows, self.batch_size, self.shard) for rows in (order, draws))
+        parts = (batches_of(rows, self.batch_size, self.shard)[self.start :] for rows in (order, draws))
         for indices, drawn in zip(*parts, strict=True):
             there = indices.to(self.device, non_blocking=True)
             if isinstance(self.images, Tensor):

@@ -1,9 +1,11 @@
 """Loaders: every image once, the same draws from the same seed however they are made."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -272,3 +274,37 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
         seen.append(resident())
     # as after a few files: after the first pass over all, and after the third
     assert max(seen[3], seen[5]) - seen[2] < 40, f"megabytes in use: {seen}"
+
+
+@pytest.mark.parametrize("workers", [None, 0, 2], ids=["resident", "in this process", "two workers"])
+@pytest.mark.parametrize("augmentation", ["crop", "eva6"])
+def test_an_epoch_can_begin_with_any_batch(data, workers, augmentation):
+    """What is left of an epoch is the end of the whole one, bit for bit; the next epoch is whole again."""
+    recipe = Recipe(
+        name="any", augmentation=augmentation, batch_size=16, path="resident" if workers is None else "workers"
+    )
+    loader = train_loader(data, recipe, workers=workers or 0)
+    whole, following = batches(loader, 2), batches(loader, 3)
+    for start in (1, 2, 3):
+        loader.set_epoch(2, start)
+        rest = list(loader)
+        assert len(rest) == 3 - start
+        assert len(loader) == 3
+        for (images, labels), begin in zip(rest, range(16 * start, 40, 16), strict=True):
+            assert torch.equal(images, whole[0][begin : begin + 16])
+            assert torch.equal(labels, whole[1][begin : begin + 16])
+    assert torch.equal(batches(loader, 3)[0], following[0])
+
+
+def test_workers_leave_ctrl_c_to_the_main_process(data):
+    """A terminal sends it to all of them: none may die of it while the main one finishes its step."""
+    recipe = Recipe(name="any", augmentation="crop", batch_size=8, path="workers")
+    loader = train_loader(data, recipe, workers=2)
+    expected = batches(loader, 1)
+    loader.set_epoch(1)
+    found = []
+    for images, _ in loader:
+        found.append(images)
+        for worker in psutil.Process().children():
+            worker.send_signal(signal.SIGINT)
+    assert torch.equal(torch.cat(found), expected[0])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evalib.data.order import batches_of, check_batches, epoch_order, part_of
+from evalib.data.order import batch_indices, batches_of, check_batches, epoch_order, part_of
 
 
 def test_an_epoch_has_every_image_once_in_another_order():
@@ -67,3 +67,8 @@ def test_a_rank_that_is_not_there(shard):
 def test_fewer_images_than_processes_cannot_be_evaluated():
     with pytest.raises(ValueError, match="3 processes need at least 3 images: got 2"):
         part_of(2, (0, 3))
+
+
+def test_a_batch_is_named_by_its_step():
+    whole = batches_of(epoch_order(10, 7, 2), 4, (0, 1))
+    assert [batch_indices(10, 4, 7, 2, step).tolist() for step in (1, 2, 3)] == [batch.tolist() for batch in whole]

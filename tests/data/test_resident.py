@@ -12,13 +12,12 @@ from evalib.data.loaders import (
     FileLoader,
     ResidentLoader,
     WorkerLoader,
-    available_cores,
     eval_loader,
     in_memory,
     train_loader,
-    workers_here,
 )
 from evalib.data.resident import choose_path, free_memory
+from evalib.data.workers import available_cores, workers_here
 from evalib.recipes import Recipe, recipes
 from evalib.transforms import Augmentation, Geometry, normalize
 

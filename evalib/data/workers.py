@@ -1,0 +1,67 @@
+"""Worker processes that make batches: how many, and how they behave beside the training step."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+def in_workers(
+    batches: Dataset[tuple[Tensor, Tensor]],
+    sampler: Any,
+    workers: int | None,
+    device: torch.device,
+    begin: Callable[[int], None] | None = None,
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """A loader whose workers make whole batches out of the sampler's items.
+
+    Args:
+        batches: a batch (images, labels) for each item.
+        sampler: gives the items.
+        workers: as `workers_here` takes it; 0 makes them in this process.
+        device: where the batches will be.
+        begin: called in each worker with its number, before anything else.
+    """
+    workers = workers_here(workers)
+    return DataLoader(
+        batches,
+        sampler=sampler,
+        batch_size=None,  # the sampler's items are whole batches
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=begin or _leave_interrupts,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(0),  # else it draws from the global random numbers
+    )
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; it is for the main one, which ends its workers in its own time."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def stand_back(worker: int) -> None:
+    """Leave the cores to the training step: it waits for its slowest thread, a worker has batches to spare."""
+    import cv2
+
+    _leave_interrupts(worker)
+    cv2.setNumThreads(0)  # else a thread per core in every worker
+    if hasattr(os, "nice"):
+        os.nice(10)
+
+
+def available_cores() -> int:
+    """Cores that this process may use; several that a launcher started on this host share them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def workers_here(workers: int | None) -> int:
+    """The number of worker processes that was asked for, at most one per core; None takes at most 4."""
+    return min(available_cores(), 4 if workers is None else workers)
