@@ -3,6 +3,7 @@
 The modules, from the bottom up; each imports only from levels below its own, and nothing is imported here:
 
     level 0   evalib.progress     progress bars for terminals and notebooks
+              evalib.interrupts   Ctrl-C as a request: work ends where nothing is half done
               evalib.metrics      means, accuracy, confusion matrix, accuracy per class
               evalib.runtime      devices, seeds, evaluation mode, memory of a CPU, doctor()
               evalib.recipes      Recipe: all settings of a training run; the named recipes
@@ -30,6 +31,8 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.distributed  several processes that train together, under torchrun or `accelerate launch`
               evalib.rundir       the folder of a run: recipe, history, last checkpoint
               evalib.evaluation   evaluate(): loss, accuracy and logits over a set of images
+              evalib.training_step  one step on a batch, and what can go wrong in it
+              evalib.epoch        every batch once, with a state to go on from in the middle
               evalib.engine       train_one_epoch() and fit()
     level 3   evalib.mistakes     the misclassified images
               evalib.car_errors   mistakes about cars by brand, model, type and year

@@ -36,7 +36,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from evalib.execution import SingleDevice
 from evalib.runtime import pick_device
@@ -80,8 +79,8 @@ def speaks_first() -> bool:
 class ManyProcesses(SingleDevice):
     """One of several processes, each on its own device, with the members of `SingleDevice`.
 
-    All processes must call the members that exchange something, in the same order: `replicated`, `step` of a loss that
-    came from a replicated network, `weighted`, `reduce`, `average`, `gather` and `from_main`.
+    All processes must call the members that exchange something, in the same order: `replicated`, `backward` of a loss
+    that came from a replicated network, `weighted`, `reduce`, `average`, `gather` and `from_main`.
 
     Args:
         device: "cuda", one GPU for each process of a host; "cpu"; None takes GPUs where there are any.
@@ -130,12 +129,12 @@ class ManyProcesses(SingleDevice):
         everywhere = self.reduce(torch.full((), float(count), device=self.device))
         return loss * (count * self.world / everywhere)
 
-    def step(self, loss: Tensor, optimizer: Optimizer) -> bool:
-        """Backward pass, gradients averaged, and optimizer step; False where float16 overflowed in any process."""
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, averaged over all processes, to those of the parameters."""
         with _together(), warnings.catch_warnings():
             # two ways to write the strides of a 1 x 1 convolution's filters, channels last: the same memory
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            return super().step(loss, optimizer)
+            super().backward(loss)
 
     def reduce(self, total: Tensor) -> Tensor:
         """Sum over all processes."""

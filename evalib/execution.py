@@ -65,14 +65,22 @@ class SingleDevice:
         """The mean loss over `count` images of this process, weighted by its share of all processes' images."""
         return loss
 
-    def step(self, loss: Tensor, optimizer: Optimizer) -> bool:
-        """Backward pass and optimizer step; False where float16 overflowed and the step was skipped."""
-        optimizer.zero_grad(set_to_none=True)
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss to those of the parameters."""
         self.scaler.scale(loss).backward()
+
+    def update(self, optimizer: Optimizer) -> bool:
+        """The optimizer's step with the gradients so far; False where float16 overflowed and the step was skipped."""
         scale = self.scaler.get_scale()  # 1.0 without a copy to the host unless float16 scales
         self.scaler.step(optimizer)
         self.scaler.update()
         return self.scaler.get_scale() >= scale
+
+    def step(self, loss: Tensor, optimizer: Optimizer) -> bool:
+        """Backward pass and optimizer step; False as `update`."""
+        optimizer.zero_grad(set_to_none=True)
+        self.backward(loss)
+        return self.update(optimizer)
 
     def reduce(self, total: Tensor) -> Tensor:
         """Sum over all processes; here there is one."""

@@ -53,6 +53,7 @@ class History:
         train_images: number of training images.
         test_images: number of test images.
         input: how the training images came to the device, in words.
+        notes: what a person should know: from where the run continued, what was damaged or could not be saved.
     """
 
     epochs: list[EpochRecord] = field(default_factory=list)
@@ -61,6 +62,7 @@ class History:
     train_images: int = 0
     test_images: int = 0
     input: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def column(self, name: str) -> list[Any]:
         """One figure over all epochs, as `column("test_accuracy")`."""

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "evalib"
 
 # A module imports only from modules that stand in an earlier row; the rows of one level are its inner order.
 ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (0, ("progress",)),
+    (0, ("progress", "interrupts")),
     (0, ("metrics", "runtime", "recipes", "download", "weights", "muon", "averaging")),
     (0, ("cam_networks",)),
     (0, ("models",)),
@@ -29,11 +29,12 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("data.sample", "data.cifar10", "data.stanford_cars_download")),
     (2, ("data.stanford_cars",)),
     (2, ("data",)),
-    (2, ("data.order",)),
+    (2, ("data.order", "data.workers")),
     (2, ("data.resident",)),
     (2, ("data.loaders",)),
     (2, ("optim", "execution", "rundir", "initialization")),
-    (2, ("distributed", "evaluation")),
+    (2, ("distributed", "evaluation", "training_step")),
+    (2, ("epoch",)),
     (2, ("engine",)),
     (3, ("mistakes", "faithfulness", "car_errors", "comparison", "ladder")),
     (3, ("figures",)),
