@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import evalib
+from evalib.files import replacing
 from evalib.models import build_model
 from evalib.recipes import Recipe
-from evalib.runtime import replacing
 from evalib.transforms import Geometry
 from evalib.weights import load_strictly, read_weights_file, state_dict_in
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalib.runtime import replacing
+from evalib.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

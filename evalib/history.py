@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalib.runtime import replacing
+from evalib.files import replacing
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from evalib.data.decoding import decode_image
 from evalib.data.image_data import ImageData
 from evalib.engine import Evaluation
 from evalib.explain import explain
+from evalib.files import replacing
 from evalib.history import History
 from evalib.metrics import confusion_matrix
 from evalib.mistakes import Mistakes, find_mistakes
 from evalib.rundir import CHECKPOINT_NAME
-from evalib.runtime import eval_mode, pick_device, replacing
+from evalib.runtime import eval_mode, pick_device
 from evalib.transforms import Channels, Geometry, denormalize, normalize
 
 if TYPE_CHECKING:

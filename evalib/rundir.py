@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from evalib.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from evalib.files import check_writable, replacing
 from evalib.history import History
 from evalib.recipes import Recipe
-from evalib.runtime import check_writable, replacing
 
 CHECKPOINT_NAME, RECIPE_NAME, HISTORY_NAME = "last.pt", "recipe.json", "history.json"
 

@@ -147,42 +147,6 @@ def compiled(model: nn.Module, enabled: bool = True) -> Iterator[None]:
         model._compiled_call_impl = before
 
 
-def check_writable(folder: Path) -> Path:
-    """Make `folder` and prove that it can be written, before any work is put into it.
-
-    Raises:
-        OSError: naming the folder and what to do.
-    """
-    probe = folder / ".evalib-write-test"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("evalib")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            f"Cannot write to {folder} ({error.strerror}). Choose another folder, or free space and rights there."
-        ) from error
-    return folder
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all: yields a temporary path, renamed to `path` when the block ends well.
-
-    The temporary file lies in the same folder, has the same suffix, and is flushed to disk before the rename. After an
-    exception it is removed and `path` is what it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def describe_device(device: torch.device) -> str:
     """The device in words: a GPU's name, or the CPU's with its number of threads."""
     if device.type == "cuda":

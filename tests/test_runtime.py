@@ -1,6 +1,5 @@
-"""Device, precision, seeds and files: what is switched is put back."""
+"""Device, precision and seeds: what is switched is put back."""
 
-import os
 import platform
 import shutil
 import warnings
@@ -71,31 +70,6 @@ def test_keep_freed_memory_can_be_switched_off(monkeypatch):
     assert runtime.keep_freed_memory() is False
     monkeypatch.delenv("EVALIB_KEEP_MEMORY")
     assert runtime.keep_freed_memory() is (platform.libc_ver()[0] == "glibc")
-
-
-def test_replacing_writes_whole_files_or_none(tmp_path):
-    path = tmp_path / "new" / "file.txt"
-    with runtime.replacing(path) as temporary:
-        temporary.write_text("one")
-    with pytest.raises(KeyError), runtime.replacing(path) as temporary:
-        temporary.write_text("half of tw")
-        raise KeyError
-    assert path.read_text() == "one"
-    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
-
-
-def test_check_writable_names_the_folder(tmp_path):
-    assert runtime.check_writable(tmp_path / "a" / "b").is_dir()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"Cannot write to .*file.inside.*Choose another folder"):
-        runtime.check_writable(tmp_path / "file" / "inside")
-
-
-@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may write everywhere")
-def test_check_writable_refuses_a_read_only_folder(tmp_path):
-    (tmp_path / "sealed").mkdir(mode=0o500)
-    with pytest.raises(OSError, match="Cannot write to"):
-        runtime.check_writable(tmp_path / "sealed")
 
 
 def test_doctor_names_versions_and_device():

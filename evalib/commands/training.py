@@ -39,9 +39,9 @@ def train(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace, recipe: Recipe, execution: SingleDevice) -> int:
     from evalib.distributed import speaks_first
     from evalib.engine import fit
+    from evalib.files import check_writable
     from evalib.models import model_for
     from evalib.rundir import CHECKPOINT_NAME
-    from evalib.runtime import check_writable
 
     run_dir = Path(arguments.run_dir or f"runs/{arguments.dataset}-{recipe.name}-seed{recipe.seed}")
     execution.from_main(lambda: check_writable(run_dir))

@@ -13,7 +13,7 @@ import torch
 
 from evalib.data.decoding import decode_image
 from evalib.data.image_data import ImageData, Split
-from evalib.runtime import replacing
+from evalib.files import replacing
 from evalib.transforms import Channels, Geometry
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
