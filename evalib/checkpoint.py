@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import evalib
-from evalib.files import replacing
+from evalib.files import DamagedFileError
 from evalib.models import build_model
 from evalib.recipes import Recipe
 from evalib.transforms import Geometry
-from evalib.weights import load_strictly, read_weights_file, state_dict_in
+from evalib.weights import FORMAT, load_strictly, read_weights_file, state_dict_in, write_weights_file
 
-FORMAT = "evalib-checkpoint-1"
+_FAMILY = "evalib-checkpoint-"
+_OLDER = ("evalib-checkpoint-1",)  # without a SHA-256
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Checkpoint:
         geometry: how images are brought to that size.
         filters: what was chosen of a larger dataset, as {"brand": ("BMW",)}.
         training: state of optimizer, scheduler and scaler; empty in a file for use only.
+        step: steps done of the epoch after the finished ones; 0 between two epochs.
+        train_images: number of training images; 0 where it is not known.
+        evalib_version: of the evalib that wrote the file; empty before that.
+        torch_version: likewise.
     """
 
     weights: dict[str, Tensor]
@@ -50,10 +55,28 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     geometry: Geometry = Geometry()  # noqa: RUF009, frozen itself
     filters: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    step: int = 0
+    train_images: int = 0
+    evalib_version: str = ""
+    torch_version: str = ""
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Finished epochs, and steps of the next one; of two checkpoints of a run the later one has the larger."""
+        return self.epoch, self.step
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all: an older file under that name stays until the new one is complete."""
+def save_checkpoint(path: Path, checkpoint: Checkpoint, keep: Path | None = None) -> None:
+    """Write a checkpoint, whole or not at all: an older file under that name stays until the new one is complete.
+
+    Args:
+        path: the file.
+        checkpoint: what to write.
+        keep: a name for the file that was there, in the same folder.
+
+    Raises:
+        OSError: if there is no space, or no right to write.
+    """
     values = {
         "format": FORMAT,
         "evalib": evalib.__version__,
@@ -68,17 +91,23 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "filters": {name: list(values) for name, values in checkpoint.filters.items()},
         "dataset": checkpoint.dataset,
         "epoch": checkpoint.epoch,
+        "step": checkpoint.step,
+        "train_images": checkpoint.train_images,
         "metrics": checkpoint.metrics,
         "training": checkpoint.training,
     }
-    with replacing(path) as temporary:
-        torch.save(values, temporary)
+    write_weights_file(path, values, keep)
 
 
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a file is a checkpoint of evalib, not only weights of another project; errors as `load_checkpoint`."""
-    values = read_weights_file(path)
-    return isinstance(values, dict) and values.get("format") == FORMAT
+    return bool(_format(read_weights_file(path)))
+
+
+def _format(values: Any) -> str:
+    """The format of a checkpoint of evalib, of whatever age; empty for anything else."""
+    found = values.get("format") if isinstance(values, dict) else None
+    return found if isinstance(found, str) and found.startswith(_FAMILY) else ""
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -86,26 +115,68 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is damaged, or not evalib's.
+        DamagedFileError: a ValueError, if it is damaged.
+        ValueError: if it is not evalib's, or of a newer evalib.
     """
     values = read_weights_file(path)
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+    if not (found := _format(values)):
         raise ValueError(
             f"{path} is not a checkpoint of evalib. For weights of another project name their network as well."
         )
+    writer = f"evalib {values.get('evalib', '')}".strip()
+    if found not in (FORMAT, *_OLDER):
+        raise ValueError(
+            f"{path} has the format {found}, written by {writer}: this is evalib {evalib.__version__}, which knows "
+            f"{FORMAT} and older. Update evalib."
+        )
+    try:
+        recipe = Recipe.from_json(values["recipe"])
+    except ValueError as error:  # a setting that this evalib does not know
+        raise ValueError(f"{path}, written by {writer}: {error} This is evalib {evalib.__version__}.") from error
+    except Exception as error:
+        raise _damaged(path, "it has no recipe") from error
+    try:
+        return _from_values(values, recipe)
+    except Exception as error:  # whatever values of a wrong kind lead to
+        raise _damaged(path, str(error) or type(error).__name__) from error
+
+
+def _damaged(path: str | Path, reason: str) -> DamagedFileError:
+    return DamagedFileError(f"Cannot read the checkpoint {path}: it is damaged: {reason.rstrip('.')}.")
+
+
+def _from_values(values: dict[str, Any], recipe: Recipe) -> Checkpoint:
+    def get(name: str, kind: type, default: Any = None) -> Any:
+        value = values.get(name, default)
+        if not isinstance(value, kind):
+            raise ValueError(f"its {name!r} must be of type {kind.__name__}: got {type(value).__name__}")
+        return value
+
+    weights, classes, mean, std = get("weights", dict), get("classes", list), get("mean", list), get("std", list)
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
+        raise ValueError("its 'weights' must be tensors by name")
+    if not classes or not all(isinstance(name, str) for name in classes):
+        raise ValueError("its 'classes' must be names")
+    if (len(mean), len(std)) != (3, 3) or not all(isinstance(value, float) for value in (*mean, *std)):
+        raise ValueError("its 'mean' and 'std' must be three numbers each")
     return Checkpoint(
-        weights=values["weights"],
-        recipe=Recipe.from_json(values["recipe"]),
-        classes=tuple(values["classes"]),
-        mean=tuple(values["mean"]),
-        std=tuple(values["std"]),
-        image_size=values["image_size"],
-        dataset=values["dataset"],
-        epoch=values["epoch"],
-        metrics=values["metrics"],
-        training=values["training"],
-        geometry=Geometry(*values.get("geometry", ())),  # older files lack both
-        filters={name: tuple(chosen) for name, chosen in values.get("filters", {}).items()},
+        weights=weights,
+        recipe=recipe,
+        classes=tuple(classes),
+        mean=tuple(mean),
+        std=tuple(std),
+        image_size=get("image_size", int),
+        dataset=get("dataset", str),
+        epoch=get("epoch", int),
+        metrics=get("metrics", dict),
+        training=get("training", dict),
+        # older files lack what has a default here
+        geometry=Geometry(*get("geometry", list, [])),
+        filters={name: tuple(chosen) for name, chosen in get("filters", dict, {}).items()},
+        step=get("step", int, 0),
+        train_images=get("train_images", int, 0),
+        evalib_version=get("evalib", str, ""),
+        torch_version=get("torch", str, ""),
     )
 
 

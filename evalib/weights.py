@@ -2,40 +2,140 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
+import os
 import pickle
+import pickletools
 import re
+import struct
 import warnings
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
+from evalib.files import DamagedFileError, replacing
+
 # Where projects put the weights in their files: kuangliu/pytorch-cifar, timm and Lightning, torchvision's references,
 # KonWski/CAM_Stanford_Cars, evalib
 WEIGHT_KEYS = ("net", "state_dict", "model", "model_state_dict", "weights")
+FORMAT = "evalib-checkpoint-2"  # a dict of this "format" stands only in files that end in a seal
+_SEAL = f"{FORMAT} sha256:".encode()  # followed by the SHA-256 of all bytes before it, 64 hexadecimal digits
+_DIGITS = 64
+
+# What state dicts are made of. torch's own list is longer: it also lets a few bytes ask for any amount of memory.
+_HARMLESS = re.compile(
+    r"collections (OrderedDict|Counter)|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter)"
+    r"|torch(\.cuda|\.storage)? \w+Storage|torch (Size|device|[a-z]+\d+\w*)|torch\.nn\.parameter Parameter"
+)
+
+
+def write_weights_file(path: Path, values: dict[str, Any], keep: Path | None = None) -> None:
+    """Write a file that `read_weights_file` verifies: of `torch.save`, with a SHA-256 as its zip comment.
+
+    It is written whole or not at all, as `evalib.files.replacing` does it.
+
+    Args:
+        path: the file.
+        values: tensors and plain values, "format" being `FORMAT`.
+        keep: as `replacing` takes it.
+
+    Raises:
+        OSError: if there is no space, or no right to write.
+    """
+    content = io.BytesIO()  # torch writing to a full disk raises no OSError
+    torch.save(values, content)
+    content.seek(-2, os.SEEK_END)  # the last two bytes are the length of the comment, so far 0
+    content.write(struct.pack("<H", len(_SEAL) + _DIGITS) + _SEAL)
+    with replacing(path, keep) as temporary, open(temporary, "wb") as file:
+        file.write(content.getbuffer())
+        file.write(hashlib.sha256(content.getbuffer()).hexdigest().encode())
 
 
 def read_weights_file(path: str | Path) -> Any:
     """What a file of `torch.save` holds, on the CPU: tensors and plain values; nothing in the file is executed.
 
+    A file that ends in a SHA-256 is verified before anything in it is interpreted.
+
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is damaged, or holds more than tensors and plain values.
+        DamagedFileError: a ValueError, if it is damaged, or holds more than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
+    with open(path, "rb") as file:
+        try:
+            sealed = _is_sealed(file)
+            _check_content(file)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the error says it better
+                values = torch.load(file, map_location="cpu", weights_only=True)
+            if not sealed and isinstance(values, dict) and values.get("format") == FORMAT:
+                raise ValueError("its SHA-256 is missing")
+            return values
+        except Exception as error:  # whatever the bytes make torch raise
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise  # the disk, not the bytes
+            raise DamagedFileError(f"Cannot read the checkpoint {path}: {_reason(error)}.") from error
+
+
+def _is_sealed(file: IO[bytes]) -> bool:
+    """Whether the file ends in a seal; ValueError if the digest in it is not that of the bytes before."""
+    left = file.seek(0, os.SEEK_END) - _DIGITS
+    file.seek(max(0, left - len(_SEAL)))
+    tail = file.read()
+    file.seek(0)
+    if not tail.startswith(_SEAL):
+        return False
+    digest = hashlib.sha256()
+    while left > 0 and (block := file.read(min(left, 1 << 20))):
+        digest.update(block)
+        left -= len(block)
+    if digest.hexdigest().encode() != tail[-_DIGITS:]:
+        raise ValueError("its SHA-256 is not that of its content")
+    return True
+
+
+def _check_content(file: IO[bytes]) -> None:
+    """UnpicklingError unless the file holds no more bytes than it has, and names nothing but parts of state dicts."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of a foreign pickle protocol: the error below says it better
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        if isinstance(error, pickle.UnpicklingError):
-            reason = "it is no checkpoint, or holds more than tensors and plain values, which evalib does not load"
-        else:
-            reason = f"it is damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        raise ValueError(f"Cannot read the checkpoint {path}: {reason}.") from error
+        if file.read(4) != b"PK\x03\x04":
+            file.seek(0)
+            for _ in range(5):  # the format before torch 1.6: so many pickles, then the numbers
+                _check_names(file)
+            return
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type for entry in entries) or sum(entry.file_size for entry in entries) > size:
+                raise ValueError("an archive of torch is not compressed")
+            for entry in entries:
+                if entry.filename.endswith("data.pkl"):
+                    _check_names(io.BytesIO(archive.read(entry)))
+    except ValueError as error:
+        raise pickle.UnpicklingError(str(error)) from error
+    finally:
+        file.seek(0)
+
+
+def _check_names(pickled: IO[bytes]) -> None:
+    """ValueError if a pickle names what no state dict needs, or is none; it is only looked at."""
+    for opcode, name, _ in pickletools.genops(pickled):
+        if opcode.name == "GLOBAL" and not _HARMLESS.fullmatch(str(name)):
+            raise ValueError(f"it names {name}")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is no checkpoint, or holds more than tensors and plain values, which evalib does not load"
+    lines = str(error).splitlines()
+    return f"it is damaged: {lines[0][:200].rstrip('.') if lines else type(error).__name__}"
 
 
 def state_dict_in(values: Any, path: str | Path) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Checkpoints: what goes in comes out; foreign weights load strictly; nothing hostile runs."""
 
 import json
+import os
 import pickle
 from dataclasses import replace
 
@@ -58,11 +59,10 @@ def test_an_older_file_survives_a_failed_write(checkpoint, tmp_path, monkeypatch
     save_checkpoint(path, checkpoint)
     before = path.read_bytes()
 
-    def half(values, file):
-        file.write_bytes(b"half")
+    def full(descriptor):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_checkpoint(path, checkpoint)
     assert path.read_bytes() == before
@@ -174,9 +174,11 @@ def test_older_checkpoints_have_neither_geometry_nor_filters(checkpoint, model, 
     later = ("geometry", "image_size", "statistics", "weights", "frozen_layers")
     recipe = json.loads(values["recipe"])
     values["recipe"] = json.dumps({name: value for name, value in recipe.items() if name not in later})
-    torch.save(values, tmp_path / "older.pt")
+    del values["step"], values["train_images"]
+    torch.save({**values, "format": "evalib-checkpoint-1"}, tmp_path / "older.pt")
     loaded, found = load_model(tmp_path / "older.pt")
     assert found.geometry == Geometry()
     assert found.filters == {}
+    assert (found.progress, found.train_images) == ((4, 0), 0)
     assert found.recipe == checkpoint.recipe
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
