@@ -20,18 +20,17 @@ def copy_verified(source: Path, target: Path, cancelled: threading.Event) -> Non
         OSError: if it cannot be read or written, the copy differs, or `cancelled` was set.
     """
     with replacing(target) as temporary, source.open("rb") as file, temporary.open("wb+") as copy:
-        while block := file.read(1 << 20):
+        while not cancelled.is_set() and (block := file.read(1 << 20)):
             copy.write(block)
-            if cancelled.is_set():
-                break
         copy.flush()
         os.fsync(copy.fileno())
         file.seek(0)
         copy.seek(0)
-        if not _equal(file, copy):
-            raise OSError(f"{target} came out different from what was written")
+        same = _equal(file, copy)
         if cancelled.is_set():
             raise TimeoutError(f"{source} was not copied in time")
+        if not same:
+            raise OSError(f"{target} came out different from what was written")
 
 
 def same_content(one: Path, other: Path) -> bool:

@@ -131,7 +131,8 @@ class Mirror:
         """Make the copy of one file the same as the file; False if it was already."""
         _claim(self.source_dir, self.mirror_dir, self._cancelled)
         source, copy = self.source_dir / name, self.mirror_dir / name
-        if copy.exists() and same_content(source, copy):
+        # A file that is missing is being renamed: the run asks again as soon as the next one is there.
+        if not source.exists() or (copy.exists() and same_content(source, copy)):
             return False
         copy_verified(source, copy, self._cancelled)
         return True
@@ -175,10 +176,11 @@ def restore(mirror_dir: str | Path, source_dir: str | Path, *, seconds: float = 
             is not begun anew.
     """
     mirror, source, cancelled = Path(mirror_dir), Path(source_dir), threading.Event()
+    needed = not _files(source).intersection(CHECKPOINTS)
     try:
         return within(seconds, lambda: _restore(mirror, source, cancelled))
     except OSError as error:
-        if _files(source).intersection(CHECKPOINTS):
+        if not needed:
             return []
         raise OSError(
             f"Whether {mirror} holds a copy of this run cannot be seen ({error}). Mount or repair it, then repeat the "
