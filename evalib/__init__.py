@@ -5,6 +5,8 @@ The modules, from the bottom up; each imports only from levels below its own, an
     level 0   evalib.progress     progress bars for terminals and notebooks
               evalib.interrupts   Ctrl-C as a request: work ends where nothing is half done
               evalib.files        files that are whole or not there
+              evalib.run_lock     one writer for a run directory
+              evalib.saver        checkpoints written beside the training
               evalib.copying      copies that are compared, calls that may never return
               evalib.mirror       a second place for a run, as a mounted drive
               evalib.metrics      means, accuracy, confusion matrix, accuracy per class

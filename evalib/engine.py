@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def fit(
     execution = make_execution(device, recipe.precision)
     data = _splits_for(data, recipe)
     _check_batches(model, len(data.train), recipe.batch_size, execution.world)
-    folder, checkpoint = execution.from_main(lambda: open_run(run_dir, recipe, data.classes))
+    folder, checkpoint = execution.from_main(lambda: open_run(run_dir, recipe, data))
     model = execution.prepare(model)
     if checkpoint is None:
         initialize(model, data, recipe)
@@ -162,6 +163,7 @@ def fit(
     steps = len(run.train_loader)
     bar_steps = {"total": recipe.epochs * steps, "initial": len(history.epochs) * steps}
     with (
+        (execution.is_main and folder) or nullcontext(),
         batch_norm_momentum(model, recipe.batch_norm_momentum),
         compiled(model, recipe.compile),
         progress_bar(progress if execution.is_main else False, desc="training", unit="step", **bar_steps) as bar,

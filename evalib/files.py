@@ -68,14 +68,14 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def remove_parts(folder: Path, is_running: Callable[[int], bool]) -> None:
+def remove_parts(folder: Path, in_use: Callable[[str, int], bool]) -> None:
     """Remove what killed writers left of `replacing`.
 
     Args:
         folder: where they wrote.
-        is_running: whether a process of that id may still be writing.
+        in_use: whether a process, given by its id, may still be writing a file, given by its final name.
     """
     for part in folder.glob(".*.part*"):
-        found = re.search(r"\.(\d+)\.part(\.[^.]*)?$", part.name)
-        if found and not is_running(int(found[1])):
+        found = re.fullmatch(r"\.(.+)\.(\d+)\.part(\.[^.]*)?", part.name)
+        if found and not in_use(found[1] + (found[3] or ""), int(found[2])):
             part.unlink(missing_ok=True)

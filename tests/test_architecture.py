@@ -14,7 +14,7 @@ PACKAGE = ROOT / "evalib"
 
 # A module imports only from modules that stand in an earlier row; the rows of one level are its inner order.
 ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (0, ("progress", "interrupts", "files")),
+    (0, ("progress", "interrupts", "files", "run_lock", "saver")),
     (0, ("copying",)),
     (0, ("mirror",)),
     (0, ("metrics", "runtime", "recipes", "download", "weights", "muon", "averaging")),

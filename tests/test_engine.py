@@ -176,7 +176,8 @@ def test_history_and_run_directory(tiny_data, tmp_path):
     assert [record.epoch for record in history.epochs] == [1, 2]
     assert all(record.seconds > 0 and record.images_per_second > 0 for record in history.epochs)
     assert History.load(tmp_path / "history.json") == history
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.json", "last.pt", "recipe.json"]
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["history.json", "last.pt", "previous.pt", "recipe.json"]
 
 
 def test_the_last_record_is_the_evaluation_of_the_returned_model(tiny_data):

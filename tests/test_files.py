@@ -70,10 +70,12 @@ def test_a_system_that_cannot_flush_folders(tmp_path, monkeypatch):
 
 
 def test_parts_of_dead_writers_are_removed(tmp_path):
-    for name in (".last.111.part.pt", ".last.222.part.pt", ".run.333.part", "a.part.pt", ".b.part.pt", "last.pt"):
+    for name in (".last.111.part.pt", ".last.222.part.pt", ".run.2.333.part", "a.part.pt", ".b.part.pt", "last.pt"):
         (tmp_path / name).write_text("x")
-    remove_parts(tmp_path, is_running=lambda process: process == 222)
+    asked = []
+    remove_parts(tmp_path, in_use=lambda name, process: asked.append((name, process)) or process == 222)
     assert names(tmp_path) == [".b.part.pt", ".last.222.part.pt", "a.part.pt", "last.pt"]
+    assert sorted(asked) == [("last.pt", 111), ("last.pt", 222), ("run.2", 333)]
 
 
 def test_check_writable_names_the_folder(tmp_path):
