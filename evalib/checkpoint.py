@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,18 @@ import torch
 from torch import Tensor, nn
 
 import evalib
-from evalib.files import DamagedFileError
+from evalib.files import DamagedFileError, replacing
 from evalib.models import build_model
 from evalib.recipes import Recipe
 from evalib.transforms import Geometry
-from evalib.weights import FORMAT, load_strictly, read_weights_file, state_dict_in, write_weights_file
+from evalib.weights import (
+    FORMAT,
+    load_strictly,
+    read_weights_file,
+    safetensors_torch,
+    state_dict_in,
+    write_weights_file,
+)
 
 _FAMILY = "evalib-checkpoint-"
 _OLDER = ("evalib-checkpoint-1",)  # without a SHA-256
@@ -97,6 +105,39 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, keep: Path | None = None
         "training": checkpoint.training,
     }
     write_weights_file(path, values, keep)
+
+
+def save_safetensors(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write the weights of a checkpoint for other programs, as a file of safetensors; `load_weights` reads it too.
+
+    Its metadata are strings: "classes", "preprocessing", "recipe" and "metrics" are JSON, "format" is "pt". What
+    continues a run is not in it.
+
+    Raises:
+        ImportError: if safetensors is not installed.
+        OSError: if there is no space, or no right to write.
+    """
+    preprocessing = {
+        "mean": checkpoint.mean,
+        "std": checkpoint.std,
+        "image_size": checkpoint.image_size,
+        "geometry": checkpoint.geometry.kind,
+    }
+    metadata = {
+        "format": "pt",  # what other readers look for
+        "evalib": evalib.__version__,
+        "classes": json.dumps(checkpoint.classes),
+        "preprocessing": json.dumps(preprocessing),
+        "recipe": checkpoint.recipe.to_json(),
+        "dataset": checkpoint.dataset,
+        "epoch": str(checkpoint.epoch),
+        "metrics": json.dumps(checkpoint.metrics),
+    }
+    # neither shared memory nor other layouts exist in that format
+    weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in checkpoint.weights.items()}
+    content = safetensors_torch().save(weights, metadata)
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(content)
 
 
 def is_checkpoint(path: str | Path) -> bool:

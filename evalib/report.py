@@ -23,7 +23,7 @@ from evalib.files import replacing
 from evalib.history import History
 from evalib.metrics import confusion_matrix
 from evalib.mistakes import Mistakes, find_mistakes
-from evalib.rundir import CHECKPOINT_NAME
+from evalib.rundir import latest_checkpoint
 from evalib.runtime import eval_mode, pick_device
 from evalib.transforms import Channels, Geometry, denormalize, normalize
 
@@ -197,7 +197,7 @@ def explain_with_runs(
     chosen = _checked_indices(indices, data)
     models = {}
     for name, folder in run_dirs.items():
-        model, checkpoint = load_model(Path(folder) / CHECKPOINT_NAME)
+        model, checkpoint = load_model(latest_checkpoint(folder))
         if checkpoint.classes != data.classes:
             raise ValueError(f"{folder} was trained on other classes ({checkpoint.dataset}) than {data.name!r} has.")
         pixels = data.prepared_for(checkpoint.recipe).test.images[chosen]

@@ -59,29 +59,55 @@ def write_weights_file(path: Path, values: dict[str, Any], keep: Path | None = N
 def read_weights_file(path: str | Path) -> Any:
     """What a file of `torch.save` holds, on the CPU: tensors and plain values; nothing in the file is executed.
 
-    A file that ends in a SHA-256 is verified before anything in it is interpreted.
+    A file that ends in a SHA-256 is verified before anything in it is interpreted. One called *.safetensors is read as
+    such.
 
     Raises:
         FileNotFoundError: if it is not there.
+        ImportError: if it is of safetensors, and that is not installed.
         DamagedFileError: a ValueError, if it is damaged, or holds more than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
-    with open(path, "rb") as file:
-        try:
-            sealed = _is_sealed(file)
-            _check_content(file)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the error says it better
-                values = torch.load(file, map_location="cpu", weights_only=True)
-            if not sealed and isinstance(values, dict) and values.get("format") == FORMAT:
-                raise ValueError("its SHA-256 is missing")
-            return values
-        except Exception as error:  # whatever the bytes make torch raise
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise  # the disk, not the bytes
-            raise DamagedFileError(f"Cannot read the checkpoint {path}: {_reason(error)}.") from error
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+    try:
+        with open(path, "rb") as file:
+            return read(file)
+    except ImportError:
+        raise
+    except Exception as error:  # whatever the bytes lead to
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the disk, not the bytes
+        raise DamagedFileError(f"Cannot read the checkpoint {path}: {_reason(error)}.") from error
+
+
+def _read_torch(file: IO[bytes]) -> Any:
+    sealed = _is_sealed(file)
+    _check_content(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the error says it better
+        values = torch.load(file, map_location="cpu", weights_only=True)
+    if not sealed and isinstance(values, dict) and values.get("format") == FORMAT:
+        raise ValueError("its SHA-256 is missing")
+    return values
+
+
+def _read_safetensors(file: IO[bytes]) -> dict[str, Tensor]:
+    return safetensors_torch().load(file.read())
+
+
+def safetensors_torch() -> Any:
+    """The module `safetensors.torch`.
+
+    Raises:
+        ImportError: saying how to install it.
+    """
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("Files of safetensors need that package: pip install 'evalib[export]'.") from error
+    return safetensors.torch
 
 
 def _is_sealed(file: IO[bytes]) -> bool:
@@ -175,14 +201,16 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: str | Path
         path: the file that they come from, for the error message.
 
     Raises:
-        ValueError: naming the number of classes if that differs, else the first weights that do not fit.
+        ValueError: naming the number of classes if that differs, whether it is another network, and the first weights
+            that do not fit.
     """
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         model.load_state_dict(before)
-        reason = _other_classes(model, weights) or " ".join(line.strip() for line in str(error).splitlines()[1:4])
+        detail = " ".join(line.strip() for line in str(error).splitlines()[1:4])
+        reason = _other_classes(model, weights) or _other_network(before, weights) + detail
         raise ValueError(f"The weights in {path} do not fit this {type(model).__name__}: {reason}") from error
 
 
@@ -197,3 +225,11 @@ def _other_classes(model: nn.Module, weights: dict[str, Tensor]) -> str:
                 f"{layer.out_features}. Build it for {len(found)}, or load another file."
             )
     return ""
+
+
+def _other_network(mine: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
+    """What to say if fewer than half of a network's weights are in a file under their names; else nothing."""
+    same = len(mine.keys() & weights.keys())
+    if 2 * same >= len(mine):
+        return ""
+    return f"it is of another network, which has {same} of this one's {len(mine)} weights. "

@@ -52,7 +52,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
 ROW = {module: row for row, (_, modules) in enumerate(ROWS) for module in modules}
 HEAVY = {
     "albumentations", "pytorch_grad_cam", "sklearn", "scipy", "matplotlib", "IPython", "torchsummary", "cv2",
-    "datasets", "accelerate",
+    "datasets", "accelerate", "safetensors",
 }  # fmt: skip
 
 

@@ -22,17 +22,13 @@ def _trained(arguments: argparse.Namespace) -> tuple[nn.Module, Checkpoint, Sing
     """The network, what is known of it, the device and the folder that `eval` and `cam` name."""
     from evalib.checkpoint import is_checkpoint, load_model
     from evalib.distributed import launched_processes
-    from evalib.rundir import CHECKPOINT_NAME
+    from evalib.rundir import latest_checkpoint
 
     if launched_processes() > 1:
         raise ValueError("`evalib eval` and `evalib cam` are for one process: start them without a launcher.")
     if (arguments.run_dir is None) == (arguments.checkpoint is None):
         raise ValueError("Name either a run directory or --checkpoint FILE.")
-    path = Path(arguments.checkpoint or Path(arguments.run_dir) / CHECKPOINT_NAME)
-    if arguments.run_dir and not path.exists():
-        raise FileNotFoundError(
-            f"{arguments.run_dir} is no run directory: it has no {CHECKPOINT_NAME}. `evalib train` makes one."
-        )
+    path = Path(arguments.checkpoint) if arguments.checkpoint else latest_checkpoint(arguments.run_dir)
     own = arguments.run_dir is not None or is_checkpoint(path)
     model, checkpoint = load_model(path) if own else _foreign(path, arguments.model)
     execution = execution_on(arguments.device)
