@@ -7,12 +7,14 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.files        files that are whole or not there
               evalib.run_lock     one writer for a run directory
               evalib.saver        checkpoints written beside the training
+              evalib.file_lock    one process at a time at a file
               evalib.copying      copies that are compared, calls that may never return
               evalib.mirror       a second place for a run, as a mounted drive
               evalib.metrics      means, accuracy, confusion matrix, accuracy per class
               evalib.runtime      devices, seeds, evaluation mode, memory of a CPU, doctor()
               evalib.recipes      Recipe: all settings of a training run; the named recipes
-              evalib.download     files from mirrors, checked, resumed, unpacked safely
+              evalib.download     files from mirrors, checked and resumed
+              evalib.archives     tar archives, unpacked into their folder and nowhere else
               evalib.weights      files of weights, also those of other projects
               evalib.cam_networks AlexNetCAM and VGG19CAM, ImageNet weights, freezing
               evalib.models       resnet18 to resnet152 for small images, models by name, summary()
@@ -38,6 +40,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.evaluation   evaluate(): loss, accuracy and logits over a set of images
               evalib.training_step  one step on a batch, and what can go wrong in it
               evalib.epoch        every batch once, with a state to go on from in the middle
+              evalib.training_run  the moving parts of a run, and the state that it goes on from
               evalib.engine       train_one_epoch() and fit()
     level 3   evalib.mistakes     the misclassified images
               evalib.car_errors   mistakes about cars by brand, model, type and year

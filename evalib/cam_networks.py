@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from evalib.download import DownloadError
+from evalib.download import download
 from evalib.weights import read_weights_file, state_dict_in
 
 if TYPE_CHECKING:
@@ -146,33 +144,10 @@ def _file_of(model: CAMNetwork, weights: str | Path | WeightsEnum) -> Path:
 
 
 def _imagenet_file(weights: WeightsEnum) -> Path:
-    """torchvision's file of these weights: the one in torch.hub's folder, checked, or else downloaded into it."""
+    """torchvision's file of these weights, in torch.hub's folder; its name ends in the first digits of its SHA-256."""
     url: str = weights.url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2]).absolute()
-    prefix = path.stem.rpartition("-")[2]
-    if path.exists():
-        if not (found := _sha256_of(path)).startswith(prefix):
-            rule = f"its SHA-256 must begin with {prefix}, found {found}"
-            raise ValueError(f"`{path}` is damaged or another file: {rule}. Delete it, then repeat the call.")
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), prefix)  # checks the SHA-256; whole or not at all
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise DownloadError(
-            f"The ImageNet weights {weights} could not be downloaded: {error}\n"
-            f"To place the file by hand, get it in a browser or from somebody who has it,\n  {url}\n"
-            f"and save it as\n  {path}\nIts SHA-256 must begin with {prefix}. Then repeat the call."
-        ) from error
-    return path
-
-
-def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return download([url], path, digest=f"sha256:{path.stem.rpartition('-')[2]}")
 
 
 def convolutions(model: nn.Module) -> list[nn.Conv2d]:

@@ -20,7 +20,7 @@ def copy_verified(source: Path, target: Path, cancelled: threading.Event) -> Non
         OSError: if it cannot be read or written, the copy differs, or `cancelled` was set.
     """
     with replacing(target) as temporary, source.open("rb") as file, temporary.open("wb+") as copy:
-        while not cancelled.is_set() and (block := file.read(1 << 20)):
+        while block := file.read(1 << 20):
             copy.write(block)
         copy.flush()
         os.fsync(copy.fileno())
@@ -36,7 +36,7 @@ def copy_verified(source: Path, target: Path, cancelled: threading.Event) -> Non
 def same_content(one: Path, other: Path) -> bool:
     """Whether two files have the same bytes; read only as far as they are equal."""
     with one.open("rb") as first, other.open("rb") as second:
-        return os.fstat(first.fileno()).st_size == os.fstat(second.fileno()).st_size and _equal(first, second)
+        return _equal(first, second)
 
 
 def _equal(first: BinaryIO, second: BinaryIO) -> bool:

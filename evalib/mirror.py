@@ -199,8 +199,7 @@ def _restore(mirror: Path, source: Path, cancelled: threading.Event) -> list[str
     if here.intersection(CHECKPOINTS):
         return []
     if RUN_ID not in there:  # copied by hand: from now on it is this run's mirror
-        if RUN_ID not in here:
-            _make_run_id(source)
+        _make_run_id(source)
         copy_verified(source / RUN_ID, mirror / RUN_ID, cancelled)
     # Checkpoints come last: after a call that was broken off there is none, and the next one brings all.
     checkpoints = [name for name in CHECKPOINTS if name in there]

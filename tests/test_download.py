@@ -1,11 +1,9 @@
-"""Mirrors that fail in every way we could think of, on 127.0.0.1, and archives that want out of their folder."""
+"""Mirrors that fail in every way we could think of, on 127.0.0.1."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import errno
-import gzip
 import hashlib
 import http.client
 import http.server
@@ -13,7 +11,8 @@ import io
 import random
 import re
 import socket
-import tarfile
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +22,11 @@ from typing import Any
 import pytest
 
 from evalib import download as module
-from evalib.download import DownloadError, download, extract_tar, md5_of, verify_md5
+from evalib.download import Digest, DownloadError, download, verify
 
 PAYLOAD = random.Random(0).randbytes(200_000)
 MD5 = hashlib.md5(PAYLOAD).hexdigest()
-QUICK: dict[str, Any] = {"md5": MD5, "stall_seconds": 0.3, "timeout": 20.0, "progress": False}
+QUICK: dict[str, Any] = {"digest": f"md5:{MD5}", "stall_seconds": 0.3, "timeout": 20.0, "progress": False}
 IMPATIENT = {**QUICK, "timeout": 0.4}  # only where a server is silent: a busy machine is slow to answer too
 
 
@@ -154,6 +153,44 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply(206, 10, Content_Range=f"bytes 0-9/{len(PAYLOAD)}")
         self.write(PAYLOAD[:10])
 
+    def send_drip(self) -> None:
+        """Headers that never end, too fast for a time-out."""
+        self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Long: ")
+        while not self.server.stop.wait(0.05):
+            self.wfile.write(b"x")
+
+    def send_endless(self) -> None:
+        self.reply(200, None)
+        while not self.server.stop.is_set():
+            self.write(b"x" * 50_000)
+
+    def send_huge(self) -> None:
+        self.reply(200, 10**15)
+        self.write(PAYLOAD)
+
+    def send_long(self) -> None:
+        self.reply(200, len(PAYLOAD) + 1000)
+        self.write(PAYLOAD)
+
+    def send_short(self) -> None:
+        self.reply(200, 1000)
+        self.write(PAYLOAD)
+
+    def send_negative(self) -> None:
+        self.reply(200, -5)
+        self.write(PAYLOAD)
+
+    def send_garbage(self) -> None:
+        self.write(b"\0\xff no HTTP at all\r\n\r\n")
+
+    def send_digits(self) -> None:
+        self.reply(206, 10, Content_Range=f"bytes {'9' * 5000}-{'9' * 5000}/*")
+
+    def send_older(self) -> None:
+        """Half of another version of the file."""
+        self.reply(200, len(PAYLOAD))
+        self.write(b"older" * 20_000)
+
     def send_loop(self) -> None:
         self.reply(302, 0, Location=self.path)
 
@@ -276,7 +313,9 @@ def test_a_whole_part_only_needs_its_name(path: Path, no_sockets: Callable[[], N
 def test_a_damaged_file_is_replaced_only_by_a_right_one(server: Mirrors, path: Path) -> None:
     part_of(path, b"")
     path.write_bytes(b"damaged")
-    with pytest.raises(DownloadError, match=f"damaged or another one: its MD5 is {md5_of(path)}"):
+    with pytest.raises(
+        DownloadError, match=f"damaged or another one: its MD5 is {hashlib.md5(b'damaged').hexdigest()}"
+    ):
         download([server.url("404")], path, **QUICK)
     assert path.read_bytes() == b"damaged"
     download([server.url("good")], path, **QUICK)
@@ -308,6 +347,12 @@ def test_the_progress_bar_can_be_switched(server: Mirrors, tmp_path: Path, capsy
         ("mute", 0),
         ("cut", 100_000),
         ("silent", 1000),
+        ("drip", 0),
+        ("endless", 0),
+        ("huge", 0),
+        ("short", 0),
+        ("garbage", 0),
+        ("digits", 0),
     ],
 )
 def test_a_failing_mirror_is_followed_by_the_next(name: str, left: int, server: Mirrors, path: Path) -> None:
@@ -316,7 +361,8 @@ def test_a_failing_mirror_is_followed_by_the_next(name: str, left: int, server: 
         part_of(path, PAYLOAD[:5000])
         left = 5000
     began = time.monotonic()
-    options = IMPATIENT if name in ("mute", "silent") else QUICK
+    options = IMPATIENT if name in ("mute", "silent", "drip") else QUICK
+    options = {**options, "max_bytes": len(PAYLOAD)}
     download([server.url(name), server.url("good"), server.url("again")], path, **options)
     assert time.monotonic() - began < 10
     assert_whole(path)
@@ -344,6 +390,96 @@ def test_a_fast_beginning_does_not_hide_a_stall(server: Mirrors, path: Path) -> 
     assert_whole(path)
     assert server.asked == ["burst", "good"]
     assert server.served["good"] < 50_000
+
+
+@pytest.mark.parametrize("name", ["long", "negative"])
+def test_a_wrong_length_does_not_matter_if_the_file_is_right(name: str, server: Mirrors, path: Path) -> None:
+    download([server.url(name)], path, **QUICK)
+    assert_whole(path)
+    assert server.asked == [name]
+
+
+def test_a_file_that_changed_between_two_ranges_is_fetched_anew(server: Mirrors, path: Path) -> None:
+    """Half of an older version, then the rest of the newer one: wrong together, and asked for from the beginning."""
+    download([server.url("older"), server.url("good")], path, **QUICK)
+    assert_whole(path)
+    assert server.requests == [("older", None), ("good", "bytes=100000-"), ("good", None)]
+
+
+@pytest.mark.parametrize("name", ["endless", "huge"])
+def test_an_endless_file_leaves_nothing_on_the_disk(name: str, server: Mirrors, path: Path) -> None:
+    with pytest.raises(DownloadError, match=f"{len(PAYLOAD):,}") as caught:
+        download([server.url(name)], path, **QUICK, max_bytes=len(PAYLOAD))
+    assert "once more" not in str(caught.value)
+    assert not list(path.parent.iterdir())
+
+
+def test_the_first_digits_of_a_sha256_are_enough(server: Mirrors, path: Path) -> None:
+    """torchvision's files carry them in their names."""
+    options = {**QUICK, "digest": f"sha256:{hashlib.sha256(PAYLOAD).hexdigest()[:8]}"}
+    download([server.url("wrong"), server.url("good")], path, **options)
+    assert_whole(path)
+    other = path.with_name("other")
+    with pytest.raises(DownloadError, match=r"wrong content: its SHA-256 must begin with 00000000, found [0-9a-f]{64}"):
+        download([server.url("good")], other, **{**QUICK, "digest": "sha256:00000000"})
+    assert not other.exists()
+
+
+# --- two processes --------------------------------------------------------------------------------
+
+CHILD = """
+import sys
+from pathlib import Path
+from evalib.download import download
+url, path, digest = sys.argv[1:]
+print("ready", flush=True)
+download([url], Path(path), digest=digest, stall_seconds=5, progress=False)
+"""
+
+
+def start(url: str, path: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, url, str(path), f"md5:{MD5}"]
+    root = Path(__file__).resolve().parent.parent
+    child = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    child.stdout.readline()
+    return child
+
+
+def end(child: subprocess.Popen[str]) -> int:
+    child.communicate(timeout=30)
+    return child.returncode
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_two_processes_fetch_a_file_once(server: Mirrors, path: Path) -> None:
+    children = [start(server.url("slow"), path) for _ in range(3)]
+    assert [end(child) for child in children] == [0, 0, 0]
+    assert server.asked == ["slow"]
+    assert_whole(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_a_killed_process_leaves_its_bytes_to_the_one_that_waits(server: Mirrors, path: Path) -> None:
+    part = path.with_name(path.name + ".part")
+    first = start(server.url("trickle"), path)
+    until(lambda: part.exists() and part.stat().st_size >= 1000)
+    second = start(server.url("good"), path)
+    time.sleep(0.3)
+    assert server.asked == ["trickle"]  # the second one waits
+    first.kill()
+    assert end(first) == -9
+    assert end(second) == 0
+    assert_whole(path)
+    assert server.asked == ["trickle", "good"]
+    assert int((server.requests[1][1] or "bytes=0-")[6:-1]) >= 1000
 
 
 def test_a_web_page_does_not_cost_the_bytes_that_are_there(server: Mirrors, path: Path) -> None:
@@ -386,7 +522,7 @@ def test_the_error_names_every_mirror_and_the_way_by_hand(server: Mirrors, path:
         server.url("503"): "HTTP 503",
         server.url("loop"): "too many redirects",
         server.url("page"): "web page",
-        server.url("wrong"): "wrong content: MD5",
+        server.url("wrong"): f"wrong content: its MD5 must be {MD5}, found",
         server.url("mute"): "timed out",
         nobody: "refused",
         server.url("cut"): "connection cut (at byte 100,000 of 200,000); once more",
@@ -470,8 +606,12 @@ def test_an_interrupt_keeps_the_bytes(server: Mirrors, path: Path, monkeypatch: 
         ({"mirrors": []}, ValueError, "`mirrors`.*none"),
         ({"mirrors": "http://127.0.0.1/a"}, TypeError, "`mirrors` must be a sequence"),
         ({"mirrors": ["file:///etc/hosts"]}, ValueError, r"`mirrors`.*file:///etc/hosts"),
-        ({"md5": "12"}, ValueError, "`md5`.*'12'"),
-        ({"timeout": 0}, ValueError, "`timeout` must be above 0"),
+        ({"digest": MD5}, ValueError, '`digest` must be "md5:" and 32 .* at least the first 8: got \''),
+        ({"digest": f"md5:{MD5[:8]}"}, ValueError, "`digest` must"),
+        ({"digest": "sha256:1234567"}, ValueError, "`digest` must"),
+        ({"digest": "crc32:12345678"}, ValueError, "`digest` must"),
+        ({"timeout": 0}, ValueError, "`timeout` and `max_bytes` must be above 0"),
+        ({"max_bytes": 0}, ValueError, "`max_bytes` must be above 0"),
     ],
 )
 def test_arguments_are_checked(change: dict[str, object], kind: type[Exception], message: str, path: Path) -> None:
@@ -486,155 +626,17 @@ def test_a_folder_is_no_place_for_a_file(tmp_path: Path) -> None:
         download(["http://127.0.0.1:1/a"], tmp_path, **QUICK)
 
 
-def test_md5(tmp_path: Path) -> None:
-    """RFC 1321, appendix A.5."""
+def test_digests(tmp_path: Path) -> None:
+    """RFC 1321, appendix A.5, and FIPS 180-4, "abc"."""
     file = tmp_path / "abc"
     file.write_bytes(b"abc")
-    assert md5_of(file) == "900150983cd24fb0d6963f7d28e17f72"
-    verify_md5(file, "900150983CD24FB0D6963F7D28E17F72")
-    with pytest.raises(ValueError, match=f"abc`.*must be {MD5}, found 900150983cd24fb0d6963f7d28e17f72"):
-        verify_md5(file, MD5)
-
-
-# --- archives -------------------------------------------------------------------------------------
-
-FILES = {"top/a.txt": b"a" * 3000, "top/deep/b.bin": PAYLOAD[:5000], "c.txt": b"c"}
-
-
-def make_tar(path: Path, members: dict[str, bytes] = FILES, *extra: tarfile.TarInfo, mode: str = "w:gz") -> Path:
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mode, info.uid = len(content), 0o4777, 12345
-            tar.addfile(info, io.BytesIO(content))
-        for info in extra:
-            tar.addfile(info)
-    return path
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
-def tree(folder: Path) -> dict[str, bytes | None]:
-    """Everything below a folder: files with their content, folders with None."""
-    entries = sorted(folder.rglob("*"))
-    return {str(entry.relative_to(folder)): entry.read_bytes() if entry.is_file() else None for entry in entries}
-
-
-@pytest.fixture(params=[True, False], ids=["filter", "no filter"])
-def data_filter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python with tarfile's `data` filter, and as it was before 3.10.12."""
-    if not request.param:
-        monkeypatch.delattr(tarfile, "data_filter", raising=False)
-
-
-@pytest.mark.usefixtures("data_filter")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Python 3.12 and 3.13, for want of a filter
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-@pytest.mark.parametrize("there", [True, False])
-def test_extraction(mode: str, there: bool, tmp_path: Path) -> None:
-    dots = [member("./", tarfile.DIRTYPE), member("./top/empty", tarfile.DIRTYPE)]
-    archive = make_tar(tmp_path / "a.tar", FILES, *dots, mode=mode)
-    folder = tmp_path / "x" / "out"
-    if there:
-        folder.mkdir(parents=True)
-        (folder / "mine.txt").write_bytes(b"mine")
-    extract_tar(archive, folder)
-    mine: dict[str, bytes | None] = {"mine.txt": b"mine"} if there else {}
-    assert tree(folder) == {**FILES, **mine, "top": None, "top/deep": None, "top/empty": None}
-    assert [entry.name for entry in folder.parent.iterdir()] == ["out"]
-    status = (folder / "c.txt").stat()
-    assert status.st_mode & 0o7777 == 0o644
-    assert status.st_uid == folder.stat().st_uid
-
-
-@pytest.mark.usefixtures("data_filter")
-@pytest.mark.parametrize(
-    ("evil", "fault"),
-    [
-        (member("../evil"), "leads outside"),
-        (member("top/../../evil"), "leads outside"),
-        (member("..\\evil"), "leads outside"),
-        (member("/absolute/evil"), "leads outside"),
-        (member("C:\\evil"), "leads outside"),
-        (member("../evil", tarfile.DIRTYPE), "leads outside"),
-        (member("link", tarfile.SYMTYPE, "../.."), "is a link"),
-        (member("link", tarfile.SYMTYPE, "top/a.txt"), "is a link"),
-        (member("link", tarfile.LNKTYPE, "../../secret"), "is a link"),
-        (member("pipe", tarfile.FIFOTYPE), "is a device"),
-        (member("null", tarfile.CHRTYPE), "is a device"),
-    ],
-    ids=lambda value: value.name if isinstance(value, tarfile.TarInfo) else "",
-)
-def test_an_archive_that_leads_outside_writes_nothing(evil: tarfile.TarInfo, fault: str, tmp_path: Path) -> None:
-    """The good members before it are not written either."""
-    evil = copy.copy(evil)
-    evil.name = evil.name.replace("/absolute", str(tmp_path))
-    archive = make_tar(tmp_path / "bad.tar.gz", FILES, evil, member("after.txt"))
-    (tmp_path / "secret").write_text("secret")
-    before = tree(tmp_path)
-    with pytest.raises(ValueError, match=f"bad.tar.gz.*{re.escape(repr(evil.name))} {fault}"):
-        extract_tar(archive, tmp_path / "x" / "out")
-    assert tree(tmp_path) == before
-
-
-def flipped(content: bytes, at: int) -> bytes:
-    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content[: len(content) // 2],
-        lambda content: content[:-4],
-        lambda content: flipped(content, -6),  # in the checksum of gzip
-        lambda content: flipped(content, len(content) // 2),
-        lambda content: b"",
-        lambda content: b"<html>503</html>",
-        lambda content: gzip.compress(flipped(gzip.decompress(content), 512 + 3072)),  # second header
-        lambda content: gzip.compress(gzip.decompress(content)[:6000]),
-    ],
-    ids=["half", "end", "checksum", "middle", "empty", "page", "header", "short"],
-)
-def test_a_damaged_archive_writes_nothing(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    archive = make_tar(tmp_path / "damaged.tar.gz")
-    archive.write_bytes(damage(archive.read_bytes()))
-    before = tree(tmp_path)
-    with pytest.raises(ValueError, match=r"damaged\.tar\.gz` is damaged or no tar archive"):
-        extract_tar(archive, tmp_path / "out")
-    assert tree(tmp_path) == before
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_half_an_extraction_leaves_nothing(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = make_tar(tmp_path / "a.tar.gz")
-    if there:
-        (tmp_path / "out").mkdir()
-    before = tree(tmp_path)
-
-    def full(self: tarfile.TarFile, path: Path, members: object, **options: object) -> None:
-        (path / "top").mkdir()
-        (path / "top" / "a.txt").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(tarfile.TarFile, "extractall", full)
-    with pytest.raises(OSError, match="No space left"):
-        extract_tar(archive, tmp_path / "out")
-    assert tree(tmp_path) == before
-
-
-def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
-    archive = make_tar(tmp_path / "a.tar.gz")
-    (tmp_path / "c.txt").write_text("mine")
-    before = tree(tmp_path)
-    with pytest.raises(FileExistsError, match=r"c\.txt` is there already"):
-        extract_tar(archive, tmp_path)
-    assert tree(tmp_path) == before
-
-
-def test_no_archive(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none\.tar"):
-        extract_tar(tmp_path / "none.tar", tmp_path / "out")
+    md5, sha256 = "900150983cd24fb0d6963f7d28e17f72", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (Digest.parse(f"md5:{md5}").of(file), Digest.parse(f"sha256:{sha256}").of(file)) == (md5, sha256)
+    for digest in (f"MD5:{md5.upper()}", f"sha256:{sha256[:8]}", f"sha256:{sha256}"):
+        verify(file, digest)
+    with pytest.raises(ValueError, match=f"abc`.*its MD5 must be {MD5}, found {md5}"):
+        verify(file, f"md5:{MD5}")
+    with pytest.raises(ValueError, match=f"its SHA-256 must begin with 7816bf8f, found {sha256}"):
+        verify(file, "sha256:7816bf8f")
+    with pytest.raises(ValueError, match=f"its SHA-256 must be {'0' * 64}, found"):
+        verify(file, "sha256:" + "0" * 64)

@@ -247,7 +247,8 @@ def test_waits_grow_and_a_gone_drive_costs_one_try_per_copy(
     assert len(times) == 4
     mirror.copy("history.json")
     wait_until(lambda: len(times) == 5)
-    assert mirror.close()
+    (note,) = mirror.close()
+    assert "2 of 2 copies" in note
     assert len(times) == 7  # a last try for each of the two
 
 
@@ -266,6 +267,16 @@ def test_what_was_missed_follows_when_the_drive_is_back(source: Path, drive: Pat
     assert "3 of 6 copies" in note
     assert "is not there: mount the drive" in note
     assert "it has all files now" in note
+    assert_mirrored(source, drive / "mounted" / "one")
+
+
+def test_the_end_does_not_wait_for_the_next_try(source: Path, drive: Path) -> None:
+    mirror, began = Mirror(source, drive / "mounted" / "one", first_wait=30), time.monotonic()
+    mirror.copy(*NAMES)
+    wait_until(lambda: mirror.problem)
+    (drive / "mounted").mkdir()
+    assert mirror.close() == []
+    assert time.monotonic() - began < 10
     assert_mirrored(source, drive / "mounted" / "one")
 
 
@@ -374,6 +385,20 @@ def test_files_of_unknown_origin_are_not_overwritten(source: Path, drive: Path) 
     assert contents(drive) == {"previous.pt": b"precious"}
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_run_directory_of_another_run_is_told_before_training(begun: bool, mirrored: Path, tmp_path: Path) -> None:
+    """It has an id of its own but no checkpoint, or a checkpoint from times without a mirror."""
+    other = tmp_path / "runs" / "two"
+    other.mkdir()
+    (other / ("run.id" if begun else "last.pt")).write_text("other")
+    with pytest.raises(ValueError, match="holds another run"):
+        restore(mirrored, other)
+    (mirrored / "run.id").unlink()
+    if not begun:
+        with pytest.raises(ValueError, match="holds another run"):
+            restore(mirrored, other)
+
+
 def test_the_same_run_further_on_is_not_overwritten(source: Path, drive: Path) -> None:
     mirror = quick(source, drive)
     mirror.copy(*NAMES)
@@ -405,8 +430,10 @@ def test_a_new_session_gets_all_files_back_and_goes_on_with_the_mirror(mirrored:
     new = tmp_path / "new"
     new.mkdir()
     (new / "run.lock").write_text("mine")
+    (mirrored / ".hidden").write_text("of the drive")
     names = restore(mirrored, new)
     assert names == ["history.json", "recipe.json", "run.id", "last.pt", "previous.pt"]
+    (mirrored / ".hidden").unlink()
     assert contents(new) == {**contents(mirrored), "run.lock": b"mine"}
     assert restore(mirrored, new) == []
     write(new, epochs=4, last=b"of epoch 4")
@@ -567,8 +594,11 @@ except OSError as error:
 server = os.open("/dev/fuse", os.O_RDWR)
 options = f"fd={server},rootmode=40000,user_id=0,group_id=0"
 assert libc.mount(b"evalib", str(drive).encode(), b"fuse", 0, options.encode()) == 0
-Mirror(source, drive / "one").copy("last.pt")  # and now to the end of the interpreter, with a thread that hangs
-time.sleep(0.1)
+Mirror(source, drive / "one").copy("last.pt")
+try:
+    restore(drive, source / "new", seconds=0.1)
+except OSError:
+    pass  # and now to the end of the interpreter, with two threads that hang
 """,
         source,
         drive,
@@ -636,13 +666,10 @@ def test_what_hung_does_not_overwrite_what_came_later(
     wait_until(lambda: late)
     (note,) = first.close(0.1)
     assert "is under way since" in note
-    write(source, epochs=4, last=b"newer")
-    second = quick(source, drive)
-    second.copy(*NAMES)
-    assert second.close() == []
+    (drive / "last.pt").write_bytes(b"newer")
     released.set()
     late[0].join(10)
-    assert_mirrored(source, drive)
+    assert (drive / "last.pt").read_bytes() == b"newer"
 
 
 @pytest.mark.skipif(not hasattr(os, "kill"), reason="needs signals")

@@ -222,6 +222,104 @@ def test_a_malicious_pickle_runs_nothing(kind: type, tmp_path: Path, monkeypatch
     assert sentinel.exists()
 
 
+def evil_pickle(sentinel: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    monkeypatch.setenv("EVALIB_TEST_SENTINEL", str(sentinel))
+    return pickle.dumps({"data": Evil(), "labels": [0]}, protocol=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tampered_batch_is_not_even_parsed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The MD5 stands before the unpickler, not only the unpickler's own list."""
+    sentinel = tmp_path / "sentinel"
+    folder = write_batches(tmp_path / "cifar-10-batches-py")
+    (folder / name).write_bytes(evil_pickle(sentinel, monkeypatch))
+    parsed: list[bytes] = []
+
+    class Recorder(pickle.Unpickler):
+        def __init__(self, file: io.BytesIO, **options: Any) -> None:
+            parsed.append(file.getvalue())
+            super().__init__(file, **options)
+
+    monkeypatch.setattr(module, "_BatchUnpickler", Recorder)  # which would run anything
+    with pytest.raises(ValueError, match=f"{name}` is damaged or another file: its MD5 must be [0-9a-f]{{32}}, found"):
+        cifar10(tmp_path)
+    assert not sentinel.exists()
+    assert set(parsed) <= set(FILES.values())
+
+
+@pytest.mark.parametrize("download", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_tampered_archive_runs_nothing(
+    known: bool, download: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused by its MD5; and if somebody had vetted that one, by the batch's."""
+    sentinel = tmp_path / "sentinel"
+    archive = tar_of({**FILES, "data_batch_4": evil_pickle(sentinel, monkeypatch)})
+    if known:
+        monkeypatch.setattr(module, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive)
+    with pytest.raises((ValueError, DownloadError), match="data_batch_4` is" if known else "damaged or another"):
+        cifar10(tmp_path, download=download)
+    assert not sentinel.exists()
+    assert (tmp_path / "cifar-10-batches-py").exists() is known
+
+
+def test_the_bytes_that_were_hashed_are_the_bytes_that_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file is replaced as soon as its MD5 is known."""
+    folder = write_batches(tmp_path / "cifar-10-batches-py")
+    names = {hashlib.md5(content).hexdigest(): name for name, content in FILES.items()}
+    replaced: list[str] = []
+
+    class Swapping:
+        @staticmethod
+        def md5(content: bytes, **options: Any) -> Any:
+            found = hashlib.md5(content, **options)
+            replaced.append(names[found.hexdigest()])
+            (folder / replaced[-1]).write_bytes(b"other")
+            return found
+
+    monkeypatch.setattr(module, "hashlib", Swapping)
+    assert_is_cifar10(cifar10(tmp_path))
+    assert sorted(replaced) == sorted(NAMES)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x02", pickle.dumps([1]), pickle.dumps({"data": 1, "labels": 2}), b"q" * 99]
+)
+def test_a_batch_that_is_none_is_refused_in_words(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_batches(tmp_path / "cifar-10-batches-py")
+    (folder / "data_batch_5").write_bytes(content)
+    set_md5({**FILES, "data_batch_5": content}, monkeypatch)
+    with pytest.raises(ValueError, match=r"data_batch_5` is refused: .+\. Delete the folder"):
+        cifar10(tmp_path)
+
+
+def test_a_huge_batch_is_not_read_whole(tmp_path: Path) -> None:
+    folder = write_batches(tmp_path / "cifar-10-batches-py")
+    os.truncate(folder / "test_batch", 1 << 40)  # holes: it takes no space
+    with pytest.raises(ValueError, match="test_batch` is damaged"):
+        cifar10(tmp_path)
+
+
+def test_two_calls_at_once(tmp_path: Path) -> None:
+    """Each of them may be the one that unpacks the archive."""
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(ARCHIVE)
+    found: list[ImageData] = []
+    threads = [threading.Thread(target=lambda: found.append(cifar10(tmp_path))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(found) == 6
+    for data in found:
+        assert_is_cifar10(data)
+    assert sorted(os.listdir(tmp_path)) == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
+
+
 # --- folders of images ----------------------------------------------------------------------------
 
 
