@@ -81,6 +81,19 @@ def _add_training(parser: argparse.ArgumentParser, run_dir: str | None) -> None:
     parser.add_argument("--device", help=DEVICE_HELP)
     workers_help = "processes for decoding and augmentation (default: one per core, at most 4)"
     parser.add_argument("--workers", type=int, metavar="N", help=workers_help)
+    _add_keeping(parser)
+
+
+def _add_keeping(parser: argparse.ArgumentParser) -> None:
+    kept = parser.add_argument_group("keeping the run")
+    mirror_help = "a second folder, such as one of Google Drive: everything is copied there in the background"
+    kept.add_argument("--mirror-dir", metavar="DIR", help=mirror_help)
+    steps_help = "save within epochs too, every N steps (default: after every epoch)"
+    kept.add_argument("--save-steps", type=int, metavar="N", help=steps_help)
+    best_help = "also keep best.pt, of the best validation accuracy; needs a recipe with validation images"
+    kept.add_argument("--keep-best", action="store_true", help=best_help)
+    accept_help = "continue a run with other settings, and say which; otherwise that is refused"
+    kept.add_argument("--accept-changes", action="store_true", help=accept_help)
 
 
 def _add_changes(parser: argparse.ArgumentParser) -> None:
@@ -143,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = build_parser().parse_args(arguments)
     try:
         return int(parsed.run(parsed) or 0)
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError, MemoryError) as error:
         if os.environ.get("EVALIB_TRACEBACK"):
             raise
         _report(f"evalib: {error}\n(EVALIB_TRACEBACK=1 shows where.)")

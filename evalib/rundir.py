@@ -244,16 +244,6 @@ def latest_checkpoint(run_dir: str | Path) -> Path:
     raise FileNotFoundError(f"{run_dir} is no run directory: it has no {CHECKPOINT_NAME}. `evalib train` makes one.")
 
 
-def open_run(
-    path: str | Path | RunDirectory | None, recipe: Recipe, data: ImageData
-) -> tuple[RunDirectory | None, Checkpoint | None]:
-    """The folder of a run and its checkpoint to continue from, as far as there are any; errors as `RunDirectory`'s."""
-    if path is None:
-        return None, None
-    folder = path if isinstance(path, RunDirectory) else RunDirectory(path)
-    return folder, folder.begin(recipe, data)
-
-
 def _in_use(name: str, pid: int) -> bool:
     """Whether a process may be writing a file of a run directory that this one has the lock of."""
     own = (CHECKPOINT_NAME, BEST_NAME, RECIPE_NAME, HISTORY_NAME)

@@ -66,7 +66,7 @@ def test_train_continues_a_run_and_times_the_bare_step(tmp_path, capsys):
     assert "ratio" in capsys.readouterr().out
     assert main([*command, "--epochs", "2"]) == 0
     said = capsys.readouterr().out
-    assert "continues after its last finished epoch" in said
+    assert "note: Continued after epoch 1 of 2." in said
     assert "epoch  2/2" in said
     assert "epoch  1/2" not in said
 

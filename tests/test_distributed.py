@@ -74,7 +74,9 @@ def work(folder):
     """Everything that the tests look at, in one start of two processes: what this one saw goes to FOLDER/RANK.pt."""
     rank, seen = int(os.environ["RANK"]), {}
     if rank != 0:  # one writer: the others never touch a run directory
-        RunDirectory.__init__ = RunDirectory.save = lambda *arguments: pytest.fail("this process wrote")
+        RunDirectory.__init__ = RunDirectory.save = RunDirectory.begin = lambda *arguments: pytest.fail(
+            "this process wrote"
+        )
     model = build_model("alexnet_cam", 3, seed=1 + rank)  # all begin with the main one's weights
     history = fit(model, data(), recipe(), on_epoch=lambda history: seen.setdefault("calls", []).append(1), **CPU)
     seen["alexnet"] = history.to_dict(), model.state_dict()
@@ -107,17 +109,17 @@ def work(folder):
 @contextmanager
 def at_step(number, action):
     """Before a step of a process, counted from 1, it does something else; an epoch has 3."""
-    real_step, steps = ManyProcesses.step, []
+    real_update, steps = ManyProcesses.update, []
 
-    def step(self, *batch):
+    def update(self, optimizer):
         steps.append(1)
         if len(steps) == number:
             action()
-        return real_step(self, *batch)
+        return real_update(self, optimizer)
 
-    ManyProcesses.step = step
+    ManyProcesses.update = update
     yield
-    ManyProcesses.step = real_step
+    ManyProcesses.update = real_update
 
 
 def stop():

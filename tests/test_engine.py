@@ -1,6 +1,9 @@
 """The loops: exact losses, reproducible and resumable runs, clear refusals, nothing lost on Ctrl-C."""
 
 import itertools
+import os
+import shutil
+import signal
 
 import pytest
 import torch
@@ -12,7 +15,8 @@ from evalib.averaging import Lookahead
 from evalib.checkpoint import load_checkpoint
 from evalib.data.image_data import ImageData, Split
 from evalib.data.image_files import ImageFiles
-from evalib.data.loaders import eval_loader
+from evalib.data.loaders import eval_loader, train_loader
+from evalib.data.order import batch_indices
 from evalib.engine import evaluate, fit, train_one_epoch
 from evalib.evaluation import seen_from
 from evalib.execution import SingleDevice
@@ -20,7 +24,9 @@ from evalib.history import History
 from evalib.initialization import whiten
 from evalib.models import build_model
 from evalib.recipes import Recipe
+from evalib.rundir import RunDirectory
 from evalib.runtime import eval_mode
+from evalib.training_step import LossWatch
 from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry, normalize
 
 CPU = {"device": "cpu", "workers": 0, "progress": False}
@@ -111,8 +117,12 @@ def test_an_epoch_of_training_equals_a_loop_by_hand(tiny_data):
 
 
 def test_training_waits_for_the_host_only_once(tiny_data, monkeypatch):
-    """What would make a GPU wait: reading a tensor's value. Once for the totals of the epoch is all."""
+    """What would make a GPU wait: reading a tensor's value. Once for the totals of the epoch is all.
+
+    The loss of each step is read too, on a GPU one step later: tests/test_training_step.py.
+    """
     calls = []
+    monkeypatch.setattr(LossWatch, "see", lambda *arguments: None)
     for name in ("item", "tolist", "__bool__", "__float__"):
         real = getattr(torch.Tensor, name)
         monkeypatch.setattr(torch.Tensor, name, lambda self, real=real, name=name: (calls.append(name), real(self))[1])
@@ -223,7 +233,7 @@ def test_a_stopped_run_continues_to_the_same_end(tiny_data, tmp_path, changes):
 def test_a_run_with_averaging_ends_on_the_average(tiny_data, monkeypatch):
     """The weights after the last step are the slow ones, and the figures are theirs."""
     made = []
-    monkeypatch.setattr("evalib.engine.Lookahead", lambda *a: made.append(Lookahead(*a)) or made[-1])
+    monkeypatch.setattr("evalib.training_run.Lookahead", lambda *a: made.append(Lookahead(*a)) or made[-1])
     model = tiny()
     history = fit(model, tiny_data, recipe(epochs=2, averaging="lookahead", lr=0.1), **CPU)
     (averaging,) = made
@@ -236,11 +246,12 @@ def test_a_run_with_averaging_ends_on_the_average(tiny_data, monkeypatch):
 def test_a_run_begins_as_the_recipe_says(tiny_data, monkeypatch):
     begun = {}
 
-    def look(model, *args, **kwargs):
+    def look(step, *args, **kwargs):
+        model = step.model
         begun.update(conv=model.conv1.weight.clone(), gamma=model.layer1[0].bn2.weight.clone(), m=model.bn1.momentum)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evalib.engine.train_one_epoch", look)
+    monkeypatch.setattr("evalib.training_run.run_epoch", look)
     model, plain = tiny(), tiny()
     fit(model, tiny_data, recipe(whitening=True, zero_gamma=True, batch_norm_momentum=0.4), **CPU)
     whiten(plain, normalize(tiny_data.train.images, tiny_data.mean, tiny_data.std))
@@ -288,16 +299,123 @@ def test_the_last_epoch_is_also_tested_with_views(tiny_data):
     assert fit(tiny(), tiny_data, recipe(epochs=1), **CPU).column("test_accuracy_views") == [None]
 
 
-def test_ctrl_c_within_an_epoch_keeps_history_and_checkpoint(tiny_data, tmp_path, monkeypatch):
-    real_step, steps = SingleDevice.step, []
+def at_update(number, action, monkeypatch):
+    """Before an optimizer step, counted from 1, something else is done."""
+    real, steps = SingleDevice.update, []
 
-    def step(self, loss, optimizer):
+    def update(self, optimizer):
         steps.append(1)
-        if len(steps) == 5:  # 3 steps an epoch: the second step of the second
-            raise KeyboardInterrupt
-        return real_step(self, loss, optimizer)
+        if len(steps) == number:
+            action()
+        return real(self, optimizer)
 
-    monkeypatch.setattr(SingleDevice, "step", step)
+    monkeypatch.setattr(SingleDevice, "update", update)
+
+
+def ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def stop_twice():
+    ctrl_c()
+    ctrl_c()
+
+
+class Drawing(nn.Module):
+    """A network that draws random numbers when it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 3))
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 20)
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+def comparable(history):
+    """A history without what the clock, and people, bring in."""
+    changing = ("seconds", "images_per_second")
+    return [{name: value for name, value in vars(r).items() if name not in changing} for r in history.epochs]
+
+
+EVERYTHING = {
+    "fast": {"optimizer": "muon", "schedule": "triangle", "averaging": "lookahead", "batch_norm_momentum": 0.4,
+             "augmentation": "crop", "cutout": 4, "flip": "alternating", "whitening": True, "label_smoothing": 0.1,
+             "val_fraction": 0.25, "test_views": 2},
+    "adam": {"optimizer": "adam", "schedule": "one_cycle", "l1": 1e-4, "augmentation": "eva6", "momentum": 0.9},
+    "workers": {"augmentation": "crop", "path": "workers"},
+    "drawing": {"augmentation": "flip"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EVERYTHING)
+def test_ctrl_c_at_any_step_continues_to_the_same_end(tiny_data, tmp_path, monkeypatch, kind):
+    """A real SIGINT at each step of two epochs: the state after the step is kept, and the end is that of one call."""
+    make = Drawing if kind == "drawing" else tiny
+    settings, where = recipe(**EVERYTHING[kind]), CPU | {"workers": 2 if kind == "workers" else 0}
+    whole = make()
+    expected = fit(whole, tiny_data, settings, **where)
+    steps = 3
+    for number in range(1, 2 * steps + 1):
+        with monkeypatch.context() as patched:
+            at_update(number, ctrl_c, patched)
+            first = fit(make(), tiny_data, settings, run_dir=tmp_path / str(number), **where)
+        assert first.interrupted
+        assert len(first.epochs) == (number - 1) // steps
+        found = load_checkpoint(tmp_path / str(number) / "last.pt")
+        assert (found.epoch, found.step) == (len(first.epochs), number - steps * len(first.epochs))
+        assert History.load(tmp_path / str(number) / "history.json").interrupted
+        model = make()
+        again = fit(model, tiny_data, settings, run_dir=tmp_path / str(number), **where)
+        assert not again.interrupted
+        assert comparable(again) == comparable(expected)
+        assert same_weights(model, whole)
+        where_from = f"Continued after epoch {found.epoch} of 2, step {found.step} of {steps}."
+        assert again.notes == [where_from]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_with_deterministic_algorithms_it_continues_to_the_same_end_too(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        settings, where = recipe(**EVERYTHING["fast"], precision="auto"), CPU | {"device": "cuda"}
+        whole, model = tiny(), tiny()
+        expected = fit(whole, tiny_data, settings, **where)
+        with monkeypatch.context() as patched:
+            at_update(4, ctrl_c, patched)
+            fit(tiny(), tiny_data, settings, run_dir=tmp_path, **where)
+        assert comparable(fit(model, tiny_data, settings, run_dir=tmp_path, **where)) == comparable(expected)
+        assert same_weights(model, whole)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_ctrl_c_while_it_tests_keeps_the_trained_epoch(tiny_data, tmp_path, monkeypatch):
+    whole = tiny()
+    expected = fit(whole, tiny_data, recipe(), **CPU)
+    real = evaluate
+
+    def interrupted(*arguments, **settings):
+        ctrl_c()
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr("evalib.training_run.evaluate", interrupted)
+    first = fit(tiny(), tiny_data, recipe(), run_dir=tmp_path, **CPU)
+    assert (first.interrupted, len(first.epochs)) == (True, 0)
+    assert load_checkpoint(tmp_path / "last.pt").step == 3
+    monkeypatch.undo()
+    model = tiny()
+    assert comparable(fit(model, tiny_data, recipe(), run_dir=tmp_path, **CPU)) == comparable(expected)
+    assert same_weights(model, whole)
+
+
+def test_a_second_ctrl_c_ends_at_once_and_keeps_the_checkpoint_before(tiny_data, tmp_path, monkeypatch):
+    at_update(5, stop_twice, monkeypatch)  # 3 steps an epoch: the second step of the second
     model = tiny().eval()
     history = fit(model, tiny_data, recipe(), run_dir=tmp_path, **CPU)
     assert history.interrupted
@@ -305,7 +423,42 @@ def test_ctrl_c_within_an_epoch_keeps_history_and_checkpoint(tiny_data, tmp_path
     assert len(History.load(tmp_path / "history.json").epochs) == 1
     assert not any(module.training for module in model.modules())
     monkeypatch.undo()
-    assert len(fit(tiny(), tiny_data, recipe(), run_dir=tmp_path, **CPU).epochs) == 2
+    expected = fit(tiny(), tiny_data, recipe(), **CPU)
+    assert comparable(fit(tiny(), tiny_data, recipe(), run_dir=tmp_path, **CPU)) == comparable(expected)
+
+
+def test_a_stopped_network_is_usable_and_what_was_switched_is_put_back(tiny_data, monkeypatch):
+    model = Drawing().eval()
+    torch.manual_seed(77)
+    before = torch.get_rng_state()
+    at_update(2, ctrl_c, monkeypatch)
+    assert fit(model, tiny_data, recipe(augmentation="flip"), **CPU).interrupted
+    assert torch.equal(torch.get_rng_state(), before)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not any(module.training for module in model.modules())
+    assert 0 <= evaluate(model, eval_loader(tiny_data)).accuracy <= 1
+
+
+def test_checkpoints_within_an_epoch_at_a_chosen_interval(tiny_data, tmp_path, monkeypatch):
+    """Each of them, as a kill would leave it, continues to the same end."""
+    whole, settings = tiny(), recipe(**EVERYTHING["fast"], batch_size=4)
+    expected = fit(whole, tiny_data, settings, **CPU)
+    kept, real = [], RunDirectory.save
+
+    def save(self, checkpoint, history):
+        real(self, checkpoint, history)
+        self._saver.wait()
+        kept.append((checkpoint.epoch, checkpoint.step, tmp_path / f"copy{len(kept)}"))
+        shutil.copytree(tmp_path / "run", kept[-1][-1], ignore=shutil.ignore_patterns("run.lock"))
+
+    monkeypatch.setattr(RunDirectory, "save", save)
+    fit(tiny(), tiny_data, settings, run_dir=RunDirectory(tmp_path / "run", save_steps=2), **CPU)
+    monkeypatch.undo()
+    assert [position[:2] for position in kept] == [(0, 2), (0, 4), (1, 0), (1, 2), (1, 4), (2, 0)]  # 5 steps an epoch
+    for _, _, folder in kept:
+        model = tiny()
+        assert comparable(fit(model, tiny_data, settings, run_dir=folder, **CPU)) == comparable(expected)
+        assert same_weights(model, whole)
 
 
 def test_a_finished_run_is_returned_not_trained_again(tiny_data, tmp_path):
@@ -334,7 +487,7 @@ def test_a_single_image_with_batch_norm_is_refused(tiny_data):
 
 def test_a_directory_that_cannot_be_written_fails_before_the_first_epoch(tiny_data, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(SingleDevice, "step", lambda *arguments: pytest.fail("trained before the check"))
+    monkeypatch.setattr(SingleDevice, "update", lambda *arguments: pytest.fail("trained before the check"))
     with pytest.raises(OSError, match="Cannot write to .*Choose another folder"):
         fit(tiny(), tiny_data, recipe(), run_dir=tmp_path / "file" / "run", **CPU)
 
@@ -345,14 +498,86 @@ def test_another_recipe_is_refused(tiny_data, tmp_path):
         fit(tiny(), tiny_data, recipe(lr=0.1), run_dir=tmp_path, **CPU)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tiny_data, tmp_path):
+def test_a_loss_that_is_not_finite_stops_in_that_step_and_keeps_the_checkpoint(tiny_data, tmp_path):
     fit(tiny(), tiny_data, recipe(epochs=1), run_dir=tmp_path, **CPU)
     kept = (tmp_path / "last.pt").read_bytes()
-    broken = tiny()
-    broken.register_forward_hook(lambda module, inputs, output: output * float("nan"))
-    with pytest.raises(FloatingPointError, match="training loss became nan. Lower the learning rate"):
+    broken, calls = tiny(), []
+
+    def spoil(module, inputs, output):
+        calls.append(1)
+        return output * (float("nan") if len(calls) == 2 else 1)
+
+    broken.register_forward_hook(spoil)
+    images = ", ".join(map(str, batch_indices(24, 8, 1, 2, 2).tolist()))
+    where = f"became nan in epoch 2, step 2 of 3, with the learning rate 0.05 and the training images {images}. Lower"
+    with pytest.raises(FloatingPointError, match=where):
         fit(broken, tiny_data, recipe(epochs=2), run_dir=tmp_path, **CPU)
+    assert len(calls) == 2
     assert (tmp_path / "last.pt").read_bytes() == kept
+    assert len(fit(tiny(), tiny_data, recipe(epochs=2), run_dir=tmp_path, **CPU).epochs) == 2
+
+
+def test_weights_that_are_not_finite_are_never_saved(tiny_data, tmp_path, monkeypatch):
+    """The last step of an epoch spoils the weights: no loss tells, the checkpoint before stays."""
+    model = tiny()
+    at_update(6, lambda: model.linear.weight.grad[0, 0].fill_(float("inf")), monkeypatch)
+    with pytest.raises(FloatingPointError, match="Weights of the network became NaN or infinite in epoch 2"):
+        fit(model, tiny_data, recipe(epochs=3), run_dir=tmp_path, **CPU)
+    assert load_checkpoint(tmp_path / "last.pt").epoch == 1
+
+
+def test_memory_that_runs_out_is_told_and_kept(tiny_data, tmp_path, monkeypatch):
+    """From the step on in which it did, batches come in halves: also in the run that continues this one."""
+    sizes, full = [], []
+
+    def too_much(module, inputs):
+        sizes.append(len(inputs[0]))
+        if module.training and len(inputs[0]) == 8 and not full:
+            full.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = tiny()
+    model.register_forward_pre_hook(too_much)
+    at_update(2, ctrl_c, monkeypatch)
+    with pytest.warns(RuntimeWarning, match="Memory ran out"):
+        history = fit(model, tiny_data, recipe(epochs=1), run_dir=tmp_path, **CPU)
+    assert sizes == [8, 4, 4, 4, 4]
+    told = "Memory ran out: from epoch 1, step 1 on a batch is computed in two parts of at most 4 images."
+    assert history.notes == [told]
+    history = fit(model, tiny_data, recipe(epochs=1), run_dir=tmp_path, **CPU)
+    assert sizes[5:7] == [4, 4]
+    assert history.notes == [told, "Continued after epoch 0 of 1, step 2 of 3."]
+
+
+def test_another_recipe_is_accepted_if_asked_for(tiny_data, tmp_path):
+    """The second epoch is that of a loop by hand with the first one's weights and moments and the new rate."""
+    before, after = recipe(momentum=0.9), recipe(momentum=0.9, lr=0.01, augmentation="flip", batch_size=6)
+    fit(tiny(), tiny_data, before.replace(epochs=1), run_dir=tmp_path, **CPU)
+    by_hand, kept = tiny(), load_checkpoint(tmp_path / "last.pt")
+    by_hand.load_state_dict(kept.weights)
+    by_hand = by_hand.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.01, momentum=0.9)
+    for parameter, state in zip(by_hand.parameters(), kept.training["optimizer"]["state"].values(), strict=True):
+        optimizer.state[parameter]["momentum_buffer"] = state["momentum_buffer"]
+    loader = train_loader(tiny_data, after)
+    loader.set_epoch(2)
+    result = train_one_epoch(by_hand, loader, optimizer)
+    model = tiny()
+    history = fit(model, tiny_data, after, run_dir=RunDirectory(tmp_path, accept_changes=True), **CPU)
+    assert history.epochs[1].train_loss == pytest.approx(result.loss, rel=1e-6)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, by_hand.state_dict()[name], atol=1e-6, rtol=1e-5)
+    assert any("lr: 0.05 there, 0.01 now" in note for note in history.notes)
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "adam"}, {"averaging": "lookahead"}, {"schedule": "cosine"}])
+def test_other_optimizers_and_schedules_are_taken_up_where_the_run_is(tiny_data, tmp_path, changes):
+    fit(tiny(), tiny_data, recipe(epochs=1, schedule="triangle"), run_dir=tmp_path, **CPU)
+    settings = recipe(epochs=3, **{"schedule": "triangle"} | changes)
+    history = fit(tiny(), tiny_data, settings, run_dir=RunDirectory(tmp_path, accept_changes=True), **CPU)
+    expected = fit(tiny(), tiny_data, settings, **CPU)
+    assert history.column("lr")[1:] == pytest.approx(expected.column("lr")[1:])
+    assert history.column("epoch") == [1, 2, 3]
 
 
 def test_label_smoothing_trains_on_it_but_reports_plain_cross_entropy(ten_thousand):
@@ -414,7 +639,7 @@ def test_training_and_testing_see_the_same_pixels(in_files):
     ],
 )
 def test_data_that_are_not_prepared_for_the_recipe_are_refused(in_files, wanted, message, monkeypatch, tmp_path):
-    monkeypatch.setattr(SingleDevice, "step", lambda *arguments: pytest.fail("trained before the check"))
+    monkeypatch.setattr(SingleDevice, "update", lambda *arguments: pytest.fail("trained before the check"))
     settings = recipe(**(ON_FILES | wanted))
     with pytest.raises(ValueError, match=message + r".*Pass `data.prepared_for\(recipe\)`"):
         fit(tiny(), in_files, settings, run_dir=tmp_path / "run", **CPU)

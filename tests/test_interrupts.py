@@ -5,6 +5,7 @@ import signal
 import threading
 
 import pytest
+from conftest import ROOT
 
 from evalib.interrupts import Stopped, StopRequest, stop_on_interrupt
 
@@ -74,3 +75,49 @@ def test_in_another_thread_and_if_not_wanted_nothing_is_changed():
     assert found == [False]
     with pytest.raises(KeyboardInterrupt), stop_on_interrupt(enabled=False):
         press()
+
+
+CELL = """
+import torch
+from evalib.data import sample
+from evalib.engine import fit
+from evalib.models import build_model
+from evalib.recipes import recipes
+
+recipe = recipes["fast"].replace(width=8, batch_size=40, epochs=12, test_views=1)
+model = build_model("resnet18", 10, width=8, seed=1)
+history = fit(model, sample().take(train=200, test=20), recipe, run_dir={run_dir!r}, device="cpu",
+              on_epoch=lambda history: print("epoch", len(history.epochs), flush=True))
+"""
+
+
+def test_an_interrupted_cell_returns_its_history_and_continues_when_run_again(tmp_path):
+    """A real kernel, interrupted as the stop button does it."""
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="python3", env=os.environ | {"PYTHONPATH": str(ROOT)})
+    printed = []
+
+    def run(code, interrupt_after=None):
+        """The status of a cell; the kernel is interrupted when it prints some text."""
+
+        def hear(message):
+            content = message["content"]
+            text = content.get("text", "") or "".join(content.get("traceback", ()))
+            printed.append(text)
+            if interrupt_after is not None and interrupt_after in text:
+                manager.interrupt_kernel()
+
+        return client.execute_interactive(code, timeout=120, output_hook=hear)["content"]["status"]
+
+    try:
+        cell = CELL.format(run_dir=str(tmp_path))
+        assert run(cell, interrupt_after="epoch 2\n") == "ok", printed
+        assert run("assert history.interrupted and 2 <= len(history.epochs) < 12") == "ok"
+        assert run("found = model(torch.zeros(2, 3, 32, 32)).isfinite().all(); assert found") == "ok"
+        assert run(cell) == "ok", printed
+        assert run("assert not history.interrupted and len(history.epochs) == 12; print(history.notes)") == "ok"
+        assert "Continued after epoch" in printed[-1] or "Continued after epoch" in "".join(printed)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)

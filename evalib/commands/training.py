@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evalib.commands import inventory
 from evalib.commands.results import evaluated, execution_on, print_augmented, print_evaluation, write_all_figures
@@ -22,6 +22,7 @@ CHANGES = (
     "epochs", "seed", "model", "weights", "frozen_layers", "batch_size", "lr", "width", "geometry", "image_size",
     "path", "compile", "test_views",
 )  # fmt: skip
+KEEPING = ("mirror_dir", "save_steps", "keep_best", "accept_changes")
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -41,27 +42,20 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, execution: SingleDevic
     from evalib.engine import fit
     from evalib.files import check_writable
     from evalib.models import model_for
-    from evalib.rundir import CHECKPOINT_NAME
+    from evalib.rundir import RunDirectory
 
     run_dir = Path(arguments.run_dir or f"runs/{arguments.dataset}-{recipe.name}-seed{recipe.seed}")
     execution.from_main(lambda: check_writable(run_dir))
     with execution.first_on_host():  # it downloads, and writes caches, for the others
         data = _data(arguments).prepared_for(recipe)
         model = model_for(recipe, data.num_classes)
-    print(
-        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {data.num_classes} classes, "
-        f"{data.image_size} pixels, from {data.source}\n"
-        f"{_describe_network(model, recipe)}\n"
-        f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, seed {recipe.seed}\n"
-        f"{execution.describe()}, {str(execution.dtype).removeprefix('torch.')}\n"
-        f"run directory {run_dir}",
-        flush=True,
-    )
-    if (run_dir / CHECKPOINT_NAME).exists():
-        print("It holds a checkpoint: the run continues after its last finished epoch.")
+    _print_head(data, model, recipe, execution, run_dir)
     report = EpochLines(model, recipe, execution, data.image_size if arguments.bare_step else None)
     settings = {"device": arguments.device, "workers": arguments.workers, "on_epoch": report}
-    history = fit(model, data, recipe, run_dir=run_dir, **settings)
+    # processes other than the main one know its place, and never touch it
+    kept = RunDirectory(run_dir, **_keeping(arguments)) if execution.is_main else run_dir
+    history = fit(model, data, recipe, run_dir=kept, **settings)
+    report.tell(history)
     if history.interrupted:
         if execution.is_main:
             speaks_first()  # so that no other process reports that it lost this one
@@ -75,6 +69,27 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, execution: SingleDevic
         print_augmented(augmented, recipe.test_views)
     write_all_figures(run_dir, model, data, evaluation, history)
     return 0
+
+
+def _print_head(data: ImageData, model: nn.Module, recipe: Recipe, execution: SingleDevice, run_dir: Path) -> None:
+    from evalib.rundir import CHECKPOINT_NAME
+
+    print(
+        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, {data.num_classes} classes, "
+        f"{data.image_size} pixels, from {data.source}\n"
+        f"{_describe_network(model, recipe)}\n"
+        f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, seed {recipe.seed}\n"
+        f"{execution.describe()}, {str(execution.dtype).removeprefix('torch.')}\n"
+        f"run directory {run_dir}",
+        flush=True,
+    )
+    if (run_dir / CHECKPOINT_NAME).exists():
+        print("It holds a checkpoint: the run continues from there.")
+
+
+def _keeping(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the run directory is to be kept, as `RunDirectory` takes it."""
+    return {name: value for name in KEEPING if (value := getattr(arguments, name, None)) is not None}
 
 
 def _data(arguments: argparse.Namespace) -> ImageData:
@@ -92,12 +107,20 @@ def _describe_network(model: nn.Module, recipe: Recipe) -> str:
 
 
 class EpochLines:
-    """Prints a line per epoch and, if asked, the speed of the model step alone beside the loop's."""
+    """Prints a line per epoch, what a person should know, and, if asked, the speed of the model step alone."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, execution: SingleDevice, image_size: int | None) -> None:
         self.model, self.recipe, self.execution, self.image_size = model, recipe, execution, image_size
+        self.told = 0
+
+    def tell(self, history: History) -> None:
+        """Print the notes that were not printed yet."""
+        for note in history.notes[self.told :]:
+            print(f"note: {note}", flush=True)
+        self.told = len(history.notes)
 
     def __call__(self, history: History) -> None:
+        self.tell(history)
         record = history.epochs[-1]
         line = (
             f"epoch {record.epoch:2d}/{self.recipe.epochs}  "
