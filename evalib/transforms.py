@@ -65,6 +65,8 @@ class Geometry:
 
     def image(self, image: Image.Image) -> Image.Image:
         """One RGB image, S x S pixels with every kind but "as_is"."""
+        if self.kind == "center_crop":
+            image = _middle(image)
         size = self._resized(*image.size)
         if size != image.size:
             image = image.resize(size, Image.Resampling.BILINEAR)
@@ -111,6 +113,16 @@ class Geometry:
             clipped = [min(max(value, 0.0), limit[axis]) for corner in corners for axis, value in enumerate(corner)]
             found.append(clipped if any(box) else [0.0] * 4)
         return torch.tensor(found, dtype=torch.float32).reshape(-1, 4)
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """A strip that is more than 16 times as long as wide without its ends: resized whole it could fill the memory."""
+    width, height = image.size
+    beyond = max(width, height) - 16 * min(width, height)
+    if beyond <= 0:
+        return image
+    cut = beyond // 2
+    return image.crop((cut, 0, width - cut, height) if width > height else (0, cut, width, height - cut))
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from evalib.data.decoding import decode_image
 from evalib.data.image_data import ImageData, Split
 from evalib.data.image_files import ImageFiles
 from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Channels, Geometry
@@ -42,18 +39,14 @@ class TableImages(ImageFiles):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def _file(self, index: int) -> tuple[Path | bytes, str]:
-        """What to decode, and what an error calls it."""
+    def file(self, index: int) -> tuple[Path | bytes, str]:
+        """What is decoded for one image, and what an error calls it."""
         row = int(self.indices[index])
         stored = self.table[row][self.column]
         if stored is None:
             raise ValueError(f"Row {row} of the dataset has no image in {self.column!r}. Remove that row.")
         name = f"in row {row} of the dataset" + (f" ({stored['path']})" if stored["path"] else "")
         return stored["bytes"] or Path(stored["path"]), name
-
-    def pixels(self, index: int) -> np.ndarray:
-        """One image, (S, S, 3) uint8."""
-        return decode_image(*self._file(index), self.geometry)
 
     def select(self, indices: Tensor) -> TableImages:
         """The images at `indices` (M,), in that order; nothing is decoded."""
@@ -62,15 +55,6 @@ class TableImages(ImageFiles):
     def with_geometry(self, geometry: Geometry) -> TableImages:
         """The same images, seen through another geometry."""
         return TableImages(self.table, self.column, geometry, self.indices)
-
-    def sizes(self, indices: Tensor) -> Tensor:
-        """(M, 2) int64 width and height of the images at `indices`, as stored; only their headers are read."""
-        found = []
-        for index in indices.tolist():
-            file, _ = self._file(index)
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-                found.append(image.size)
-        return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
 
 
 def hugging_face(

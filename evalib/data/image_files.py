@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from evalib.data.decoding import decode_image
+from evalib.data.decoding import decode_image, stored_size
 from evalib.transforms import Geometry
 
 
@@ -43,9 +42,13 @@ class ImageFiles:
         """(N, 3, S, S)."""
         return torch.Size((len(self), 3, self.geometry.image_size, self.geometry.image_size))
 
+    def file(self, index: int) -> tuple[Path | bytes, str]:
+        """What is decoded for one image, and what an error calls it."""
+        return self.files[index], str(self.files[index])
+
     def pixels(self, index: int) -> np.ndarray:
         """One image, (S, S, 3) uint8."""
-        return decode_image(self.files[index], str(self.files[index]), self.geometry)
+        return decode_image(*self.file(index), self.geometry)
 
     def __getitem__(self, indices: int | Tensor) -> Tensor:
         """(3, S, S) uint8 for a number, (M, 3, S, S) for M indices; ValueError naming an image that is damaged."""
@@ -66,10 +69,7 @@ class ImageFiles:
 
     def sizes(self, indices: Tensor) -> Tensor:
         """(M, 2) int64 width and height of the files at `indices`, as stored; only their headers are read."""
-        found = []
-        for index in indices.tolist():
-            with Image.open(self.files[index]) as image:
-                found.append(image.size)
+        found = [stored_size(*self.file(index)) for index in indices.tolist()]
         return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
 
 

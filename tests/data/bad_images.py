@@ -57,27 +57,30 @@ def valid_files() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[274], exif[270] = 6, "a description " * 4
     turned = {"exif": exif.tobytes()}
-    frames = {"save_all": True, "append_images": [noise.rotate(90 * turn) for turn in (1, 2, 3)]}
+
+    def frames() -> dict[str, object]:  # new ones each time: saving leaves settings in an image
+        return {"save_all": True, "append_images": [noise.rotate(90 * turn) for turn in (1, 2, 3)]}
+
     made: dict[str, tuple[Image.Image, str, dict[str, object]]] = {
         "baseline.jpg": (noise, "JPEG", {"quality": 80, **turned}),
         "progressive.jpg": (noise, "JPEG", {"progressive": True, "optimize": True}),
         "restarts.jpg": (noise, "JPEG", {"restart_marker_blocks": 2}),
         "gray.jpg": (noise.convert("L"), "JPEG", {}),
         "cmyk.jpg": (noise.convert("CMYK"), "JPEG", {}),
-        "two.mpo": (noise, "MPO", frames),
+        "two.mpo": (noise, "MPO", frames()),
         "rgb.png": (noise, "PNG", turned),
         "rgba.png": (clear, "PNG", {}),
         "gray_alpha.png": (clear.convert("LA"), "PNG", {}),
         "palette.png": (noise.quantize(16), "PNG", {"transparency": b"\x00\x80\xff"}),
         "one_bit.png": (noise.convert("1"), "PNG", {}),
         "deep.png": (deep, "PNG", {}),
-        "animated.png": (noise, "PNG", frames),
-        "animated.gif": (noise.quantize(16), "GIF", {**frames, "transparency": 3}),
+        "animated.png": (noise, "PNG", frames()),
+        "animated.gif": (noise.quantize(16), "GIF", {**frames(), "transparency": 3}),
         "rgb.bmp": (noise, "BMP", {}),
         "palette.bmp": (noise.quantize(16), "BMP", {}),
         "lossy.webp": (noise, "WEBP", {"quality": 70, **turned}),
         "lossless.webp": (clear, "WEBP", {"lossless": True}),
-        "animated.webp": (clear, "WEBP", frames),
+        "animated.webp": (clear, "WEBP", frames()),
         "raw.tif": (noise, "TIFF", {}),
         "lzw.tif": (noise, "TIFF", {"compression": "tiff_lzw"}),
         "deflate.tif": (clear, "TIFF", {"compression": "tiff_adobe_deflate"}),
@@ -87,12 +90,12 @@ def valid_files() -> dict[str, bytes]:
         "deep.tif": (deep, "TIFF", {}),
         "float.tif": (noise.convert("F"), "TIFF", {}),
         "lab.tif": (Image.frombytes("LAB", (width, height), generator.randbytes(3 * width * height)), "TIFF", {}),
-        "pages.tif": (noise, "TIFF", frames),
+        "pages.tif": (noise, "TIFF", frames()),
     }
     files = {}
     for name, (image, kind, options) in made.items():
         file = io.BytesIO()
-        image.save(file, kind, **options)
+        image.copy().save(file, kind, **options)
         files[name] = file.getvalue()
     files["run_length.bmp"] = _run_length_bmp(16, 8, b"\x10\x07\x00\x00" * 8 + b"\x00\x01")
     return files
