@@ -200,6 +200,9 @@ def _from_values(values: dict[str, Any], recipe: Recipe) -> Checkpoint:
         raise ValueError("its 'classes' must be names")
     if (len(mean), len(std)) != (3, 3) or not all(isinstance(value, float) for value in (*mean, *std)):
         raise ValueError("its 'mean' and 'std' must be three numbers each")
+    epoch, step = get("epoch", int), get("step", int, 0)
+    if min(epoch, step) < 0:
+        raise ValueError("its 'epoch' and 'step' must not be negative")
     return Checkpoint(
         weights=weights,
         recipe=recipe,
@@ -208,13 +211,13 @@ def _from_values(values: dict[str, Any], recipe: Recipe) -> Checkpoint:
         std=tuple(std),
         image_size=get("image_size", int),
         dataset=get("dataset", str),
-        epoch=get("epoch", int),
+        epoch=epoch,
         metrics=get("metrics", dict),
         training=get("training", dict),
         # older files lack what has a default here
         geometry=Geometry(*get("geometry", list, [])),
         filters={name: tuple(chosen) for name, chosen in get("filters", dict, {}).items()},
-        step=get("step", int, 0),
+        step=step,
         train_images=get("train_images", int, 0),
         evalib_version=get("evalib", str, ""),
         torch_version=get("torch", str, ""),

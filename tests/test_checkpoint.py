@@ -3,11 +3,16 @@
 import json
 import os
 import pickle
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import evalib
 from evalib.checkpoint import (
     Checkpoint,
     is_checkpoint,
@@ -15,9 +20,11 @@ from evalib.checkpoint import (
     load_model,
     load_weights,
     save_checkpoint,
+    save_safetensors,
 )
+from evalib.files import DamagedFileError
 from evalib.models import build_model
-from evalib.recipes import recipes
+from evalib.recipes import Recipe, recipes
 from evalib.transforms import Geometry
 
 
@@ -125,29 +132,155 @@ class Bomb:
         return exec, ("open('boom', 'w').close()",)
 
 
-def test_a_hostile_file_runs_nothing(tmp_path, monkeypatch):
+def test_a_hostile_file_runs_nothing(model, checkpoint, tmp_path, monkeypatch):
+    """`tests/test_weights.py` has many more; here, one behind a right digest, by every way that leads to a file."""
     monkeypatch.chdir(tmp_path)
-    for name, write in (("torch.pt", lambda f: torch.save(Bomb(), f)), ("plain.pt", lambda f: pickle.dump(Bomb(), f))):
-        with open(name, "wb") as file:
-            write(file)
-        with pytest.raises(ValueError, match=f"Cannot read the checkpoint {name}: it is no checkpoint, or holds more"):
-            load_checkpoint(name)
+    save_checkpoint(Path("torch.pt"), replace(checkpoint, training={"optimizer": Bomb()}))
+    Path("plain.pt").write_bytes(pickle.dumps(Bomb()))
+    for name in ("torch.pt", "plain.pt"):
+        for read in (load_checkpoint, load_model, is_checkpoint, lambda path: load_weights(model, path)):
+            with pytest.raises(DamagedFileError, match=f"Cannot read the checkpoint {name}: it is no checkpoint, or"):
+                read(name)
     assert not (tmp_path / "boom").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html></html>", b"\0" * 5000])
-def test_a_damaged_file_is_named(tmp_path, content):
-    (tmp_path / "last.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"Cannot read the checkpoint .*last.pt"):
-        load_checkpoint(tmp_path / "last.pt")
+@pytest.mark.parametrize("damage", ["empty", "half", "zeros", "HTML", "one bit"])
+def test_a_damaged_file_is_named(model, checkpoint, tmp_path, damage):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, checkpoint)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4  # in the numbers, where neither the zip file nor torch looks at them
+    page = b"<html></html>"
+    damaged = {"empty": b"", "half": content[: len(content) // 2], "zeros": bytes(5000), "HTML": page}
+    path.write_bytes(damaged.get(damage, content))
+    for read in (load_checkpoint, load_model, is_checkpoint, lambda path: load_weights(model, path)):
+        with pytest.raises(DamagedFileError, match=r"Cannot read the checkpoint .*last.pt: it is (damaged|no checkp)"):
+            read(path)
 
 
-def test_a_truncated_file_is_named(checkpoint, tmp_path):
+def changed(path, checkpoint, **changes):
+    """A file of the older format, which has no digest, with some of its values changed; None takes one away."""
+    save_checkpoint(path, checkpoint)
+    values = torch.load(path, weights_only=True) | {"format": "evalib-checkpoint-1"} | changes
+    torch.save({name: value for name, value in values.items() if value is not None}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": None}, "'weights' must be of type dict: got NoneType"),
+        ({"weights": {"a": 1}}, "'weights' must be tensors by name"),
+        ({"recipe": None}, "has no recipe"),
+        ({"recipe": [1]}, "has no recipe"),
+        ({"classes": ["ant", 2]}, "'classes' must be names"),
+        ({"classes": []}, "'classes' must be names"),
+        ({"mean": [0.1, 0.2]}, "'mean' and 'std' must be three numbers each"),
+        ({"std": ["a", "b", "c"]}, "'mean' and 'std' must be three numbers each"),
+        ({"epoch": "4"}, "'epoch' must be of type int: got str"),
+        ({"epoch": -1}, "'epoch' and 'step' must not be negative"),
+        ({"step": -1}, "'epoch' and 'step' must not be negative"),
+        ({"geometry": ["sideways", 32]}, "sideways"),
+        ({"filters": {"brand": 7}}, "not iterable"),
+        ({"training": []}, "'training' must be of type dict"),
+    ],
+)
+def test_values_that_make_no_sense_are_damage(checkpoint, tmp_path, changes, message):
+    with pytest.raises(DamagedFileError, match=f"Cannot read the checkpoint .*last.pt: it is damaged: .*{message}"):
+        load_checkpoint(changed(tmp_path / "last.pt", checkpoint, **changes))
+
+
+ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+ODD = ODD | st.lists(ODD, max_size=3) | st.dictionaries(ODD, ODD, max_size=3)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    changes=st.dictionaries(
+        st.sampled_from(["weights", "recipe", "classes", "mean", "std", "image_size", "dataset", "epoch", "metrics",
+                         "training", "geometry", "filters", "step", "train_images", "evalib", "torch", "format"]),
+        ODD, min_size=1, max_size=3,
+    )
+)  # fmt: skip
+def test_any_values_give_a_checkpoint_or_one_error(tmp_path_factory, changes):
+    path = tmp_path_factory.getbasetemp() / "any.pt"
+    small = Checkpoint({"w": torch.ones(1)}, recipes["demo"], ("a",), (0.5,) * 3, (0.5,) * 3, 32, "tiny", 1)
+    try:
+        found = load_checkpoint(changed(path, small, **changes))
+    except ValueError as error:
+        message = str(error)
+        assert "any.pt" in message
+    else:
+        assert found.progress >= (0, 0)
+        assert all(isinstance(name, str) for name in found.classes)
+
+
+def test_a_file_of_a_newer_evalib_is_no_damage(checkpoint, tmp_path):
+    path = changed(tmp_path / "last.pt", checkpoint, format="evalib-checkpoint-3", evalib="9.1")
+    with pytest.raises(
+        ValueError, match=r"has the format evalib-checkpoint-3, written by evalib 9.1: this is .* Update"
+    ):
+        load_checkpoint(path)
+    assert is_checkpoint(path)
+    recipe = json.dumps({**json.loads(checkpoint.recipe.to_json()), "sharpness": 2})
+    path = changed(tmp_path / "last.pt", checkpoint, recipe=recipe, evalib="9.1")
+    with pytest.raises(
+        ValueError, match=r"last.pt, written by evalib 9.1: Unknown setting of a recipe 'sharpness'"
+    ) as raised:
+        load_checkpoint(path)
+    assert not isinstance(raised.value, DamagedFileError)
+
+
+def test_who_wrote_it_and_how_far_it_was(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "last.pt", replace(checkpoint, step=17, train_images=24))
+    found = load_checkpoint(tmp_path / "last.pt")
+    assert (found.progress, found.train_images) == ((4, 17), 24)
+    assert (found.evalib_version, found.torch_version) == (evalib.__version__, torch.__version__)
+    assert type(found.torch_version) is str
+    assert checkpoint.progress == (4, 0)
+
+
+def test_the_older_file_can_be_kept(checkpoint, tmp_path):
+    for epoch in (1, 2, 3):
+        save_checkpoint(tmp_path / "last.pt", replace(checkpoint, epoch=epoch), keep=tmp_path / "previous.pt")
+    assert [load_checkpoint(tmp_path / name).epoch for name in ("last.pt", "previous.pt")] == [3, 2]
+
+
+def test_weights_for_other_programs(model, checkpoint, tmp_path):
+    """Read by safetensors itself; strides and shared memory are not of that format."""
+    safetensors = pytest.importorskip("safetensors")
+    weights = {name: value.to(memory_format=torch.channels_last) if value.dim() == 4 else value
+               for name, value in model.state_dict().items()}  # fmt: skip
+    weights["bn1.bias"] = weights["bn1.weight"] = weights["bn1.weight"]
+    path = tmp_path / "model.safetensors"
+    save_safetensors(path, replace(checkpoint, weights=weights, geometry=Geometry("resize", 32)))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.safetensors"]
+    with safetensors.safe_open(path, "pt") as file:
+        about = file.metadata()
+        assert all(torch.equal(file.get_tensor(name), value) for name, value in weights.items())
+    assert about["format"] == "pt"
+    assert json.loads(about["classes"]) == ["ant", "bee", "cow"]
+    expected = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "image_size": 32, "geometry": "resize"}
+    assert json.loads(about["preprocessing"]) == expected
+    assert Recipe.from_json(about["recipe"]) == checkpoint.recipe
+    assert (about["dataset"], about["epoch"], json.loads(about["metrics"])) == ("tiny", "4", checkpoint.metrics)
+    other = build_model("resnet18", 3, width=8, seed=6)
+    load_weights(other, path)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in weights.items())
+
+
+def test_without_safetensors(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match=r"pip install 'evalib\[export\]'"):
+        save_safetensors(tmp_path / "model.safetensors", checkpoint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_network(checkpoint, tmp_path):
     save_checkpoint(tmp_path / "last.pt", checkpoint)
-    content = (tmp_path / "last.pt").read_bytes()
-    (tmp_path / "last.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"Cannot read the checkpoint .*last.pt: it is damaged"):
-        load_checkpoint(tmp_path / "last.pt")
+    other = build_model("alexnet_cam", 3, seed=1)
+    with pytest.raises(ValueError, match=r"last.pt do not fit this \w+: it is of another network, which has 0 of this"):
+        load_weights(other, tmp_path / "last.pt")
 
 
 def test_missing_and_foreign_files(model, tmp_path):
