@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+Batch = tuple[Tensor, Tensor]
+
 
 def in_workers(
-    batches: Dataset[tuple[Tensor, Tensor]],
+    batches: Dataset[Batch],
     sampler: Any,
     workers: int | None,
     device: torch.device,
     begin: Callable[[int], None] | None = None,
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """A loader whose workers make whole batches out of the sampler's items.
+) -> FromWorkers:
+    """Batches that worker processes make out of the sampler's items.
 
     Args:
-        batches: a batch (images, labels) for each item.
+        batches: a batch for each item.
         sampler: gives the items.
         workers: as `workers_here` takes it; 0 makes them in this process.
         device: where the batches will be.
         begin: called in each worker with its number, before anything else.
     """
     workers = workers_here(workers)
-    return DataLoader(
-        batches,
+    loader = DataLoader(
+        _ErrorsAsItems(batches),
         sampler=sampler,
         batch_size=None,  # the sampler's items are whole batches
         num_workers=workers,
@@ -39,6 +41,48 @@ def in_workers(
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(0),  # else it draws from the global random numbers
     )
+    return FromWorkers(loader)
+
+
+class _ErrorsAsItems(Dataset[Any]):
+    """An error in place of a batch: raised in a worker, torch would hand it on as a traceback in one long text."""
+
+    def __init__(self, batches: Dataset[Batch]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, item: Any) -> Batch | Exception:
+        try:
+            return self.batches[item]
+        except Exception as error:
+            return error
+
+
+class FromWorkers:
+    """Batches from worker processes; an error in one of them is raised here as it was there.
+
+    Raises:
+        ChildProcessError: an OSError, when iterated, if a worker was killed.
+    """
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for batch in self.loader:
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ChildProcessError(
+                "A worker process that makes batches was ended from outside; most often memory ran out. Use fewer "
+                "workers, or none: `workers=0`, --workers 0."
+            ) from error
 
 
 def _leave_interrupts(worker: int) -> None:

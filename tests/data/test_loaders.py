@@ -149,7 +149,7 @@ def test_files_are_evaluated_in_order_with_any_number_of_workers(in_files, worke
 
 
 def test_more_workers_than_batches_are_not_started(in_files):
-    assert eval_loader(in_files, batch_size=7, workers=4).batches.num_workers == 2
+    assert eval_loader(in_files, batch_size=7, workers=4).batches.loader.num_workers == 2
 
 
 @pytest.mark.parametrize("augmentation", ["none", "cars"])

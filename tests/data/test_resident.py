@@ -275,7 +275,7 @@ def test_there_are_no_more_workers_than_cores_and_each_has_one_thread(data):
     assert workers_here(1000) == cores
     assert workers_here(None) == min(cores, 4)
     assert workers_here(0) == 0
-    assert WorkerLoader(data, "none", batch_size=8, seed=1, workers=1000).batches.num_workers == cores
+    assert WorkerLoader(data, "none", batch_size=8, seed=1, workers=1000).batches.loader.num_workers == cores
     assert list(torch.utils.data.DataLoader(Threads(), sampler=[0], batch_size=None, num_workers=1)) == [1]
 
 
