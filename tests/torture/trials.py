@@ -1,0 +1,31 @@
+"""What became of the trials of one part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Trials:
+    """Counts of one part.
+
+    Attributes:
+        name: of the part.
+        trials: how many there were.
+        finished: those that came to their end.
+        lost: what went wrong, a line each.
+        seconds: that they took.
+        seen: other counts, by what was counted.
+    """
+
+    name: str
+    trials: int = 0
+    finished: int = 0
+    lost: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    seen: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, what: str) -> None:
+        """Count one more of something."""
+        self.seen[what] = self.seen.get(what, 0) + 1
