@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from evalib.files import DamagedFileError
 from evalib.transforms import Geometry
 
 AS_IS = Geometry()
@@ -38,6 +37,31 @@ _TURNS = {
 }
 
 
+class Failure(NamedTuple):
+    """Why an image cannot be decoded.
+
+    Attributes:
+        name: of the image, printable.
+        reason: in one line.
+        damaged: whether the file itself is to blame, so that reading it once more would not help.
+    """
+
+    name: str
+    reason: str
+    damaged: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class ImageError(ValueError):
+    """An image that cannot be decoded; `failure` is why."""
+
+    def __init__(self, message: str, failure: Failure = Failure("an image", "of another process")) -> None:  # noqa: B008
+        super().__init__(message)
+        self.failure = failure
+
+
 def decode_image(file: Path | bytes, name: str, geometry: Geometry = AS_IS) -> np.ndarray:
     """One image as (H, W, 3) uint8 RGB, upright as its EXIF orientation says, transparency on white.
 
@@ -51,8 +75,7 @@ def decode_image(file: Path | bytes, name: str, geometry: Geometry = AS_IS) -> n
         geometry: to the size of the network's input.
 
     Raises:
-        DamagedFileError: naming the image, if it is no whole image of `FORMATS`, or larger than `MAX_PIXELS`.
-        ValueError: naming the image, if it is not there or cannot be read.
+        ImageError: naming the image, if it cannot be read, is no whole image of `FORMATS`, or asks for too much.
     """
     with _opened(file, name) as opened:
         if geometry.kind != "as_is":  # a JPEG of 8 S or more is decoded at a half, quarter or eighth, 4 S or more
@@ -71,6 +94,12 @@ def one_line(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def first_lines(lines: Sequence[str], most: int = 10) -> str:
+    """So many of the lines, each in a row of its own, and how many more there are."""
+    rows = [*lines[:most], *([f"and {len(lines) - most:,} more"] if len(lines) > most else [])]
+    return "\n".join(f"  {row}" for row in rows)
+
+
 @contextmanager
 def _opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
     """The image behind its header; whatever goes wrong, here or in the block, is an error that names it."""
@@ -78,11 +107,10 @@ def _opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
         with _byte_stream(file) as stream, _identified(stream) as image:
             yield image
     except Exception as error:  # Pillow raises nearly every kind, by format, damage and version
-        unreadable = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
-        kind = ValueError if unreadable else DamagedFileError
-        raise kind(
-            f"Cannot decode the image {one_line(name)} ({_reason(error)}). Replace the file or remove it."
-        ) from error
+        system = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        failure = Failure(one_line(name), _reason(error), damaged=not system)
+        advice = "Replace the file or remove it."
+        raise ImageError(f"Cannot decode the image {failure.name} ({failure.reason}). {advice}", failure) from error
 
 
 def _reason(error: Exception) -> str:
@@ -97,10 +125,10 @@ def _byte_stream(file: Path | bytes) -> IO[bytes]:
     else:
         status = os.stat(file)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
-            raise DamagedFileError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+            raise ValueError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
         size = status.st_size
     if not 0 < size <= MAX_BYTES:
-        raise DamagedFileError(f"{size:,} bytes, more than {MAX_BYTES:,}" if size else "an empty file")
+        raise ValueError(f"{size:,} bytes, more than {MAX_BYTES:,}" if size else "an empty file")
     return io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb")
 
 
@@ -111,15 +139,15 @@ def _identified(stream: IO[bytes]) -> Image.Image:
     except UnidentifiedImageError:
         stream.seek(0)
         begins = f"it begins with {stream.read(16)!r}"
-        raise DamagedFileError(f"no {', '.join(FORMATS)} file that can be identified; {begins}") from None
+        raise ValueError(f"no {', '.join(FORMATS)} file that can be identified; {begins}") from None
     run_length = image.format == "BMP" and image.info.get("compression") in (1, 2)
     limit = MAX_SLOW_PIXELS if run_length else MAX_PIXELS
     tags = getattr(image, "tag_v2", {})  # a TIFF's tile is decoded whole, however small the image
     for width, height in (image.size, (tags.get(322, 1), tags.get(323, 1))):
         if width * height > limit:
-            raise DamagedFileError(f"{width:,} x {height:,} pixels, more than {limit:,}")
+            raise ValueError(f"{width:,} x {height:,} pixels, more than {limit:,}")
     if image.format in ("JPEG", "MPO") and (scans := _scans(image, stream)) > MAX_SCANS:
-        raise DamagedFileError(f"a JPEG of {scans:,} scans, more than {MAX_SCANS}")
+        raise ValueError(f"a JPEG of {scans:,} scans, more than {MAX_SCANS}")
     return image
 
 

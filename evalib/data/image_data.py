@@ -101,6 +101,7 @@ class ImageData:
         val: validation images, split off the training images; never part of the test images.
         source: in one line, where the images came from.
         filters: what was chosen of a larger dataset, as {"brand": ("BMW",)}.
+        skipped: images that were left out because they cannot be decoded, each as "name: reason".
 
     Raises:
         ValueError: if a split is empty, a label lies outside the classes, or the splits differ in image size.
@@ -115,6 +116,7 @@ class ImageData:
     val: Split | None = None
     source: str = ""
     filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, split in self.splits().items():

@@ -5,6 +5,8 @@ Both are read like a uint8 tensor (N, 3, S, S): `images[indices]` gives the pixe
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,10 +69,26 @@ class ImageFiles:
         """The same files, seen through another geometry."""
         return ImageFiles(self.files, geometry)
 
+    def fingerprint(self) -> str | None:
+        """A name for the files as they are now, without reading them: another one after a change. None: not known."""
+        digest = hashlib.sha256(f"{self.geometry}".encode())
+        for path in self.files:
+            digest.update(os.fsencode(path.absolute()) + file_state(path).encode())
+        return digest.hexdigest()
+
     def sizes(self, indices: Tensor) -> Tensor:
         """(M, 2) int64 width and height of the files at `indices`, as stored; only their headers are read."""
         found = [stored_size(*self.file(index)) for index in indices.tolist()]
         return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
+
+
+def file_state(path: Path) -> str:
+    """Size and time of a file, or why they cannot be had: what changes with its content."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"\0error {error.errno}\n"
+    return f"\0{status.st_size}\0{status.st_mtime_ns}\n"
 
 
 class ResizedImages:
