@@ -87,7 +87,8 @@ def hugging_face(
     Raises:
         ImportError: without the package `datasets`.
         OSError: if it is neither a folder nor to be had from huggingface.co.
-        ValueError: if a split or a column is missing, the splits differ in classes, or an image has no class.
+        ValueError: if a split or a column is missing, the splits differ in classes, an image has no class, or the files
+            are damaged.
     """
     tables, found_name = _tables(dataset)
     if missing := [split for split in splits if split not in tables]:
@@ -99,6 +100,8 @@ def hugging_face(
         if missing := [split for split, table in zip(splits, chosen, strict=True) if column not in table.column_names]:
             there = ", ".join(tables[missing[0]].column_names)
             raise ValueError(f"The split {missing[0]!r} has no column {column!r}: it has {there}.")
+    for table in chosen:
+        _check_whole(table.select_columns([image_column, label_column]))
     classes, labels = _classes_and_labels(chosen, label_column)
     train, test = (
         Split(TableImages(_undecoded(table, image_column), image_column, geometry), found)
@@ -132,6 +135,15 @@ def _tables(dataset: str | Path | DatasetDict) -> tuple[DatasetDict, str]:
     if not isinstance(tables, DatasetDict):
         raise ValueError(f"{str(dataset)!r} has no splits: save a `DatasetDict` with one to train and one to test on.")
     return tables, name
+
+
+def _check_whole(table: Dataset) -> None:
+    """Return if the tables on disk point into themselves only; else a look at one row could end the process."""
+    try:
+        table.data.validate(full=True)
+    except Exception as error:  # of many kinds, by what is damaged
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"The dataset's files are damaged ({reason}). Save or download it anew.") from error
 
 
 def _only_column(table: Dataset, kind: str, argument: str) -> str:

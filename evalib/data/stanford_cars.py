@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from evalib.data.car_names import (
 )
 from evalib.data.image_data import ImageData, Split
 from evalib.data.image_files import ImageFiles
+from evalib.data.mat_files import read_mat
 from evalib.data.stanford_cars_download import (
     ANNOTATIONS,
     BOX_FIELDS,
@@ -153,7 +154,7 @@ def _folder(root: Path, download: bool) -> Path:
     if missing := [part for part in _PARTS if not (found / part).exists()]:
         ways = _ways(found, "Move that folder away and pass")
         raise FileNotFoundError(f"Stanford Cars in {found} lacks {', '.join(missing)}. {ways}")
-    check_class_names([str(name) for name in _read_mat(found / META, "class_names")], str(found / META))
+    check_class_names([str(name) for name in read_mat(found / META, "class_names")], str(found / META))
     return found
 
 
@@ -210,7 +211,7 @@ def _check_images(folder: Path, names: list[str]) -> None:
 
 def _read_annotations(folder: Path, split: str) -> _Annotations:
     path = folder / ANNOTATIONS[split][0]
-    rows = _read_mat(path, "annotations")
+    rows = read_mat(path, "annotations")
     fields = rows.dtype.names or ()
     if missing := {"fname", "class"} - set(fields):
         raise ValueError(
@@ -218,24 +219,20 @@ def _read_annotations(folder: Path, split: str) -> _Annotations:
             f"{', '.join(fields) or 'no fields'}. The test images need the file that comes as "
             "cars_test_annos_withlabels.mat; the devkit's cars_test_annos.mat has no classes."
         )
-    labels = np.array(rows["class"].tolist(), dtype=np.int64)
+    labels = _numbers(rows["class"], np.int64, path)
     low, high = int(labels.min(initial=1)), int(labels.max(initial=1))
     if low < 1 or high > len(CAR_CLASSES):
         advice = "they look 0-based: add 1 to each" if low == 0 and high < len(CAR_CLASSES) else "use the devkit's file"
         raise ValueError(f"Classes in {path} must lie in 1..{len(CAR_CLASSES)}: got {low}..{high}; {advice}.")
     boxes = np.zeros((len(rows), 4), dtype=np.float32)
     if set(BOX_FIELDS) <= set(fields):
-        boxes = np.array([rows[field].tolist() for field in BOX_FIELDS], dtype=np.float32).T
+        boxes = np.stack([_numbers(rows[field], np.float32, path) for field in BOX_FIELDS], axis=1)
     return _Annotations([str(name) for name in rows["fname"]], labels - 1, boxes)
 
 
-def _read_mat(path: Path, field: str) -> Any:
-    """One variable of a MATLAB file, as an array of at least one dimension."""
-    import scipy.io
-
+def _numbers(cells: np.ndarray, dtype: type, path: Path) -> np.ndarray:
+    """One number from each cell, (N,)."""
     try:
-        return np.atleast_1d(scipy.io.loadmat(path, squeeze_me=True)[field])
-    except Exception as error:  # of many kinds: scipy raises whatever it comes upon in a damaged file
-        raise ValueError(
-            f"Cannot read `{field}` in {path} ({error!r}): the file is damaged or another one. Get it again."
-        ) from error
+        return np.array(cells.tolist(), dtype=dtype).reshape(len(cells))
+    except (ValueError, TypeError, OverflowError) as error:  # text, lists, or nothing in a cell
+        raise ValueError(f"The annotations in {path} are damaged ({error}): get the file again.") from error

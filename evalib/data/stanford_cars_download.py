@@ -13,6 +13,7 @@ import numpy as np
 
 from evalib.data.car_names import CAR_CLASSES
 from evalib.download import DownloadError
+from evalib.file_lock import only_one
 from evalib.progress import progress_bar
 
 FOLDER = "stanford_cars"
@@ -46,7 +47,7 @@ def check_class_names(names: Sequence[str], source: str) -> None:
 
 
 def download_stanford_cars(root: str | Path = "data") -> Path:
-    """Write `root/stanford_cars` from the copy on Hugging Face, whole or not at all.
+    """Write `root/stanford_cars` from the copy on Hugging Face, whole or not at all; one process at a time.
 
     The image files are those of the copy, byte for byte, in the layout of torchvision's `StanfordCars`; that copy has
     no boxes, so all are 0. What is downloaded stays in the cache of `datasets`: a call that was broken off goes on
@@ -59,7 +60,8 @@ def download_stanford_cars(root: str | Path = "data") -> Path:
         ImportError: without the package `datasets`.
         FileExistsError: if there is such a folder already.
         DownloadError: if the copy cannot be had.
-        ValueError: if it differs from Stanford Cars in its class names, their order, or its number of images.
+        ValueError: if it differs from Stanford Cars in its class names, their order, or its number of images, or a row
+            of it is damaged.
     """
     try:
         from datasets import Image, load_dataset
@@ -71,11 +73,26 @@ def download_stanford_cars(root: str | Path = "data") -> Path:
     folder = Path(root) / FOLDER
     if folder.exists():
         raise FileExistsError(f"`{folder}` is there already: move it away or delete it to download anew.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(f".{FOLDER}.lock")
+    with only_one(lock):
+        try:
+            if not folder.exists():  # else another process wrote it meanwhile
+                _write_copy(folder, load_dataset, Image)
+        finally:
+            lock.unlink()
+    return folder
+
+
+def _write_copy(folder: Path, load_dataset: Any, image_feature: Any) -> None:
+    """Write the folder; the two are what `datasets` has under those names."""
     try:
         # The copy has nine more splits, of distorted images. Files named one by one spare us their download; then
         # `datasets` must not look for those splits.
         files = {split: f"data/{split}-*.parquet" for split in COUNTS}
         copy = load_dataset(COPY, revision=REVISION, data_files=files, verification_mode="no_checks")
+        for rows in copy.values():
+            rows.data.validate(full=True)  # damaged tables crash who reads them
     except Exception as error:  # of many kinds, by the version of `datasets`: no network, no space, no such copy
         raise DownloadError(
             f"Stanford Cars could not be downloaded from huggingface.co/datasets/{COPY} ({error}). Try again where "
@@ -89,12 +106,11 @@ def download_stanford_cars(root: str | Path = "data") -> Path:
     shutil.rmtree(part, ignore_errors=True)  # of a call that was killed
     try:
         for split in COUNTS:
-            _write_split(part, split, copy[split].cast_column("image", Image(decode=False)))
+            _write_split(part, split, copy[split].cast_column("image", image_feature(decode=False)))
         _write_mat(part / META, class_names=np.array(CAR_CLASSES, dtype=object))
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return folder
 
 
 def _write_split(folder: Path, split: str, rows: Any) -> None:
@@ -104,9 +120,11 @@ def _write_split(folder: Path, split: str, rows: Any) -> None:
     (folder / images).mkdir(parents=True)
     with progress_bar(None, desc=f"writing {images}", total=len(rows)) as bar:
         for index, row in enumerate(rows):
-            name = f"{index + 1:05d}.jpg"
-            (folder / images / name).write_bytes(row["image"]["bytes"])
-            annotations[index] = (0, 0, 0, 0, row["label"] + 1, name)
+            name, content, label = f"{index + 1:05d}.jpg", row["image"]["bytes"], row["label"]
+            if not isinstance(content, bytes) or label not in range(len(CAR_CLASSES)):
+                raise ValueError(f"Row {index} of {COPY} ({split}) has no image, or the label {label}: it is damaged.")
+            (folder / images / name).write_bytes(content)
+            annotations[index] = (0, 0, 0, 0, label + 1, name)
             bar.update()
     _write_mat(folder / path, annotations=annotations)
 

@@ -197,3 +197,16 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         assert sum(len(images) for images, _ in loader) == len(data.splits()[split])
         seen.append(own_memory())
     assert seen[5] - seen[2] < 40, f"megabytes in use: {seen}"
+
+
+@pytest.mark.parametrize("to", [2**31 - 1, 10**6, -5])
+def test_tables_that_point_outside_of_themselves_are_refused(saved, files, to):
+    """Where an image begins, in the offsets of the Arrow format; to follow a wrong one can end the process."""
+    (path,) = (saved / "train").glob("*.arrow")
+    content = bytearray(path.read_bytes())
+    offsets = np.cumsum([0] + [len(file) for file in files["train"][:3]]).astype("<i4").tobytes()
+    at = content.index(offsets) + 8
+    content[at : at + 4] = int(to).to_bytes(4, "little", signed=True)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"The dataset's files are damaged \(.*Offset invariant.*Save or download it"):
+        hugging_face(saved)

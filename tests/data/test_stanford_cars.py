@@ -8,6 +8,8 @@ import os
 import shutil
 import sys
 import tarfile
+import threading
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +26,7 @@ from evalib.data import stanford_cars
 from evalib.data.car_names import CAR_CLASSES
 from evalib.data.image_data import ImageData
 from evalib.data.stanford_cars import car_inventory, class_to_idx
-from evalib.data.stanford_cars_download import download_stanford_cars
+from evalib.data.stanford_cars_download import BOX_FIELDS, download_stanford_cars
 from evalib.download import DownloadError
 from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry
 
@@ -207,7 +209,7 @@ def test_nothing_is_decoded_before_it_is_asked_for(cars: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Image, "open", refuse)
     data = stanford_cars(cars, type="Sedan").split_validation(0.5, seed=0)
-    with pytest.raises(AssertionError, match="an image was opened"):
+    with pytest.raises((AssertionError, ValueError), match="an image was opened"):
         data.train.images[0]
 
 
@@ -315,6 +317,31 @@ def test_damaged_annotations(content: bytes | str, cars: Path) -> None:
         stanford_cars(cars)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("class", "text"), ("class", [1, 2]), ("class", []), ("class", np.inf), ("bbox_x1", "text"), ("bbox_x1", [1, 2])],
+)
+def test_annotations_that_are_no_numbers(field: str, value: Any, cars: Path) -> None:
+    rows = np.zeros(3, dtype=[(name, object) for name in (*BOX_FIELDS, "class", "fname")])
+    for index in range(3):
+        rows[index] = (1, 1, 9, 9, 1, "00001.jpg")
+    rows[1][field] = value
+    path = cars / "stanford_cars" / MATS["train"]
+    scipy.io.savemat(path, {"annotations": rows})
+    with pytest.raises(ValueError, match=r"annotations in .*cars_train_annos\.mat are damaged.*get the file again"):
+        stanford_cars(cars)
+
+
+@pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/passwd", "C:\\secret.jpg", "", "a\0b"])
+def test_annotations_that_name_files_elsewhere_open_none(name: str, cars: Path) -> None:
+    (cars / "secret.jpg").write_bytes((cars / "stanford_cars" / "cars_train" / "00001.jpg").read_bytes())
+    rows = np.zeros(2, dtype=[(field, object) for field in ("class", "fname")])
+    rows[0], rows[1] = (1, name), (1, "00001.jpg")
+    scipy.io.savemat(cars / "stanford_cars" / MATS["train"], {"annotations": rows})
+    with pytest.raises(FileNotFoundError, match=r"cars_train lacks 1 of 2 images that the annotations name"):
+        stanford_cars(cars)
+
+
 def test_other_class_names(cars: Path) -> None:
     swapped = (CAR_CLASSES[1], CAR_CLASSES[0], *CAR_CLASSES[2:])
     write_meta(cars / "stanford_cars", swapped)
@@ -358,6 +385,7 @@ class FakeRows:
     def __init__(self, rows: list[tuple[int, str]], names: tuple[str, ...], encoded: bool = False) -> None:
         self.rows, self.names, self.encoded = rows, names, encoded
         self.features = {"image": object(), "label": FakeLabels(names)}
+        self.data = types.SimpleNamespace(validate=lambda full: None)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -457,6 +485,63 @@ def test_download_errors(hub: Callable[..., list[dict[str, Any]]], tmp_path: Pat
     with pytest.raises(ValueError, match="class 1 is 'AM General Hummer SUV 2000', there it is 'smart fortwo"):
         stanford_cars(tmp_path, download=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"image": {"bytes": None}, "label": 0},
+        {"image": {"bytes": b"x"}, "label": 196},
+        {"image": {"bytes": b"x"}, "label": None},
+        {"image": {"bytes": b"x"}, "label": -1},
+    ],
+)
+def test_a_damaged_row_of_the_copy_is_named(
+    row: dict[str, Any], hub: Callable[..., list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub()
+    real = FakeRows.__iter__
+    monkeypatch.setattr(FakeRows, "__iter__", lambda self: iter([next(real(self)), row, *list(real(self))[2:]]))
+    with pytest.raises(ValueError, match=r"Row 1 of tanganke/stanford_cars \(train\) has no image, or the label"):
+        stanford_cars(tmp_path, download=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_tables_of_the_copy_are_not_read(
+    hub: Callable[..., list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub()
+
+    def damaged(self: FakeRows) -> types.SimpleNamespace:
+        def validate(full: bool) -> None:
+            raise ValueError("Offset invariant failure" if full else "not asked for all")
+
+        return types.SimpleNamespace(validate=validate)
+
+    monkeypatch.setattr(FakeRows, "data", property(damaged, lambda self, value: None), raising=False)
+    with pytest.raises(DownloadError, match=r"could not be downloaded .* \(Offset invariant failure\)"):
+        stanford_cars(tmp_path, download=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_downloads_at_once_are_one(
+    hub: Callable[..., list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, write, found = hub(), download_module._write_split, []
+
+    def slow(*args: Any) -> None:
+        time.sleep(0.05)
+        write(*args)
+
+    monkeypatch.setattr(download_module, "_write_split", slow)
+    threads = [threading.Thread(target=lambda: found.append(download_stanford_cars(tmp_path))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found == [tmp_path / "stanford_cars"] * 4
+    assert len(asked) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["stanford_cars"]
 
 
 def test_a_copy_of_another_length_is_refused(
