@@ -20,7 +20,7 @@ def check_writable(folder: Path) -> Path:
     Raises:
         OSError: naming the folder and what to do.
     """
-    probe = folder / f".evalib-write-test.{os.getpid()}"
+    probe = folder / f".write-test.{os.getpid()}.part"  # a killed process may leave it, as any part
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_text("evalib")

@@ -172,9 +172,10 @@ class RunDirectory:
             return checkpoint
         if damaged:
             faults = " ".join(map(str, damaged.values()))
+            anew = "begin anew" if self.mirror_dir is None else f"continue from what {self.mirror_dir} has"
             raise ValueError(
                 f"{self.path} has no checkpoint to continue from. {faults} Put a good copy in place of "
-                f"{self.path / CHECKPOINT_NAME}, or delete {' and '.join(damaged)} to begin anew."
+                f"{self.path / CHECKPOINT_NAME}, or delete {' and '.join(damaged)} to {anew}."
             )
         return None
 

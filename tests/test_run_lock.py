@@ -14,6 +14,9 @@ import pytest
 from evalib import run_lock
 from evalib.run_lock import RunLock, start_of
 
+# torch's own threads hold nothing that these children need
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -565,6 +565,18 @@ def test_a_new_session_continues_from_the_copy(tmp_path):
     assert load_checkpoint(mirror / "last.pt").epoch == 3
 
 
+def test_the_copy_takes_the_place_of_what_is_damaged(tmp_path):
+    (tmp_path / "drive").mkdir()
+    run = kept(tmp_path / "run", 1, mirror_dir=tmp_path / "drive" / "run")
+    damage(run.path / "last.pt")
+    message = rf"or delete last.pt to continue from what {tmp_path}/drive/run has"
+    with pytest.raises(ValueError, match=message):
+        run.begin(EVA6, data())
+    (run.path / "last.pt").unlink()
+    with run:
+        assert run.begin(EVA6, data()).epoch == 1
+
+
 def test_the_best_is_copied_too(tmp_path):
     (tmp_path / "drive").mkdir()
     run = validated(tmp_path / "run", 0.5, mirror_dir=tmp_path / "drive" / "run")

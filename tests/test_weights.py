@@ -224,6 +224,20 @@ def test_the_reason_is_one_line(tmp_path, whole):
         reading(tmp_path, saved(VALUES))
 
 
+def test_the_reason_is_short_whatever_the_file_says(tmp_path):
+    """Its numbers have a name of 5,000 letters, under which the archive holds nothing."""
+    name = b"X\x88\x13\x00\x00" + b"0" * 5000
+    storage = b"(U\x07storagectorch\nFloatStorage\n" + name + b"U\x03cpuK\x01tQ"
+    tensor = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + b"K\x00K\x01\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR"
+    )
+    with pytest.raises(DamagedFileError, match="it is damaged: PytorchStreamReader failed locating") as raised:
+        reading(tmp_path, zipped(b"\x80\x02" + tensor + b"."))
+    assert len(str(raised.value)) < 300 + len(str(tmp_path))
+
+
 def test_the_disk_is_not_taken_for_the_file(tmp_path, whole, monkeypatch):
     def fail(file):
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
