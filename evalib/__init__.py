@@ -47,13 +47,14 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.comparison   several runs in one table, made from their logs
               evalib.ladder       runs that each change the recipe of an earlier one
               evalib.faithfulness whether a map points at the object
+              evalib.prediction   the classes of image files, or why there are none
               evalib.figures      what the figures share
               evalib.curves       learning curves, also while a run trains
               evalib.input_plots  batches as a loader yields them
               evalib.plots        every other figure, as a value
     level 4   evalib.report       the figures of a run, in one call; the explanation of one image
               evalib.commands     what the commands of the command line do and say
-              evalib.cli          the command line: evalib demo | train | eval | cam | data | doctor
+              evalib.cli          the command line: evalib demo | train | eval | cam | predict | data | doctor
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command line: `evalib demo | train | eval | cam | data | doctor`, also as `python -m evalib`."""
+"""The command line: `evalib demo | train | eval | cam | predict | data | doctor`, also as `python -m evalib`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ def build_parser() -> argparse.ArgumentParser:
     cam = added.add_parser("cam", help="maps of a run's mistakes, of chosen test images, or of one image")
     cam.set_defaults(run=commands.cam)
     _add_cam(cam)
+
+    _add_predict(added.add_parser("predict", help="the classes of image files"))
 
     data = added.add_parser("data", help="what there is to choose from, and downloads")
     data.add_argument("dataset", choices=("cars",))
@@ -123,14 +125,18 @@ def _add_views(parser: argparse._ActionsContainer) -> None:
 
 def _add_trained(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", nargs="?", metavar="RUN", help="a run directory")
+    _add_network(parser)
+    parser.add_argument("--dataset", choices=DATASETS, help="test on this instead of what it was trained on")
+    _add_data(parser)
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
     checkpoint_help = (
         "a checkpoint, or weights of kuangliu/pytorch-cifar, DL_CIFAR or CAM_Stanford_Cars, instead of a run"
     )
     parser.add_argument("--checkpoint", metavar="FILE", help=checkpoint_help)
     model_help = "the network of foreign weights (default: %(default)s)"
     parser.add_argument("--model", choices=MODEL_NAMES, default="resnet18", help=model_help)
-    parser.add_argument("--dataset", choices=DATASETS, help="test on this instead of what it was trained on")
-    _add_data(parser)
     parser.add_argument("--device", help=DEVICE_HELP)
 
 
@@ -149,6 +155,15 @@ def _add_cam(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", metavar="NAME", help=method_help)
     output_help = "file to write (default: cam.png beside the checkpoint); with --image OUTPUT.png and OUTPUT_cam.png"
     parser.add_argument("--output", help=output_help)
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=commands.predict)
+    paths_help = "a run directory, unless --checkpoint is given; then image files and folders of them"
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=paths_help)
+    top_help = "how many classes of each image (default: %(default)s)"
+    parser.add_argument("--top", type=int, default=3, metavar="N", help=top_help)
+    _add_network(parser)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from evalib import plots
 from evalib.cam import cam_layers, classic_cam, empty_maps
 from evalib.checkpoint import load_model
-from evalib.data.decoding import decode_image
 from evalib.data.image_data import ImageData
 from evalib.engine import Evaluation
 from evalib.explain import explain
@@ -23,9 +22,11 @@ from evalib.files import replacing
 from evalib.history import History
 from evalib.metrics import confusion_matrix
 from evalib.mistakes import Mistakes, find_mistakes
+from evalib.prediction import InputFormat
+from evalib.prediction import read_image as read_image
 from evalib.rundir import latest_checkpoint
 from evalib.runtime import eval_mode, pick_device
-from evalib.transforms import Channels, Geometry, denormalize, normalize
+from evalib.transforms import denormalize, normalize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,30 +71,6 @@ def explain_test_images(
     return explain_mistakes(model, data, shown, method=method)
 
 
-class InputFormat(Protocol):
-    """What is known of a network's input and output: an `ImageData` or a `Checkpoint`."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
-
-    @property
-    def mean(self) -> Channels:
-        """RGB mean on the scale [0, 1]."""
-
-    @property
-    def std(self) -> Channels:
-        """RGB standard deviation on the scale [0, 1]."""
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the input in pixels."""
-
-    @property
-    def geometry(self) -> Geometry:
-        """How images are brought to that size."""
-
-
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """What a network says of one image, and why.
@@ -119,19 +96,6 @@ class Explanation:
     def is_flat(self) -> bool:
         """Whether the map has no place that speaks for the class more than others."""
         return bool(empty_maps(self.cam[None, None])[0, 0])
-
-
-def read_image(path: str | Path, about: InputFormat) -> Tensor:
-    """(3, S, S) uint8: an image file as the network of `about` (its data or its checkpoint) is to see it.
-
-    Raises:
-        FileNotFoundError: if the file is not there.
-        ValueError: if it cannot be decoded.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no image file {path}.")
-    geometry = about.geometry if about.geometry.kind != "as_is" else Geometry("resize", about.image_size)
-    return torch.from_numpy(decode_image(Path(path), str(path), geometry)).permute(2, 0, 1)
 
 
 def explain_image(

@@ -321,7 +321,7 @@ def test_a_failure_is_reported_by_the_first_that_sees_it(monkeypatch, capsys, tm
 def test_evaluation_is_for_one_process(launched, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "speaks_first", lambda: True)
     assert main(["eval", "somewhere"]) == 1
-    assert "are for one process: start them without a launcher" in capsys.readouterr().err
+    assert "is for one process: start it without a launcher" in capsys.readouterr().err
 
 
 def test_a_missing_accelerate_is_named(launched, monkeypatch):

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from evalib.execution import SingleDevice
 
 
-def _trained(arguments: argparse.Namespace) -> tuple[nn.Module, Checkpoint, SingleDevice, Path]:
-    """The network, what is known of it, the device and the folder that `eval` and `cam` name."""
+def load_trained(arguments: argparse.Namespace) -> tuple[nn.Module, Checkpoint, SingleDevice, Path]:
+    """The network, what is known of it, the device and the folder that `eval`, `cam` or `predict` names."""
     from evalib.checkpoint import is_checkpoint, load_model
     from evalib.distributed import launched_processes
     from evalib.rundir import latest_checkpoint
 
     if launched_processes() > 1:
-        raise ValueError("`evalib eval` and `evalib cam` are for one process: start them without a launcher.")
+        raise ValueError(f"`evalib {arguments.command}` is for one process: start it without a launcher.")
     if (arguments.run_dir is None) == (arguments.checkpoint is None):
         raise ValueError("Name either a run directory or --checkpoint FILE.")
     path = Path(arguments.checkpoint) if arguments.checkpoint else latest_checkpoint(arguments.run_dir)
@@ -76,7 +76,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     """`evalib eval`."""
     from evalib.history import History
 
-    model, checkpoint, execution, folder = _trained(arguments)
+    model, checkpoint, execution, folder = load_trained(arguments)
     data = _test_data(arguments, checkpoint)
     evaluation = evaluated(model, data, execution)
     note = f"after epoch {checkpoint.epoch}" if checkpoint.epoch else "foreign weights"
@@ -93,7 +93,7 @@ def cam(arguments: argparse.Namespace) -> int:
     from evalib import plots
     from evalib.report import explain_mistakes, explain_test_images
 
-    model, checkpoint, execution, folder = _trained(arguments)
+    model, checkpoint, execution, folder = load_trained(arguments)
     if arguments.image:
         return _cam_of_image(arguments, model, checkpoint, folder)
     data, method = _test_data(arguments, checkpoint), arguments.method or "grad_cam"
