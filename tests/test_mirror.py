@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from evalib import mirror as module
 from evalib.mirror import Mirror, restore
+
+if TYPE_CHECKING:
+    from evalib.data.image_data import ImageData
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENT = {"last.pt": os.urandom(1_500_000), "history.json": b'{"epochs": [1, 2, 3]}', "recipe.json": b"{}"}
@@ -752,3 +758,84 @@ print(sorted(os.listdir(drive)))
     assert done.returncode == 0, done.stderr
     assert "[Errno 27] File too large" in done.stdout
     assert "['recipe.json', 'run.id']" in done.stdout
+
+
+# --- a whole run ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def train(tiny_data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Any]]:
+    """Trains a tiny network for some epochs in `runs/<name>`; gives its weights and history."""
+    from evalib import rundir
+    from evalib.engine import fit
+    from evalib.models import build_model
+    from evalib.recipes import Recipe
+
+    recipe = Recipe(
+        name="tiny", model="resnet18", width=8, batch_size=8, lr=0.05, schedule="constant", precision="float32"
+    )
+    monkeypatch.setattr(rundir, "Mirror", functools.partial(Mirror, first_wait=0.001))
+
+    def run(name: str, epochs: int, mirror: Path | None = None, **changes: Any) -> tuple[Any, Any]:
+        chosen = recipe.replace(epochs=epochs, **changes)
+        model = build_model("resnet18", 3, width=8, seed=1)
+        folder = rundir.RunDirectory(tmp_path / "runs" / name, mirror_dir=mirror)
+        history = fit(model, tiny_data, chosen, run_dir=folder, device="cpu", workers=0, progress=False)
+        return model.state_dict(), history
+
+    return run
+
+
+def assert_same_run(one: tuple[Any, Any], other: tuple[Any, Any]) -> None:
+    import torch
+
+    assert all(torch.equal(value, other[0][name]) for name, value in one[0].items())
+    for name in ("train_loss", "test_loss", "test_accuracy"):
+        assert one[1].column(name) == other[1].column(name)
+
+
+@pytest.mark.parametrize("fault", ["missing", "full", "gone"])
+def test_a_run_whose_mirror_always_fails_is_the_same_run(
+    fault: str, train: Callable[..., tuple[Any, Any]], drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train("plain", 2)
+    code = {"full": errno.ENOSPC, "gone": errno.ENOTCONN, "missing": 0}[fault]
+    if fault != "missing":
+        break_drive(monkeypatch, drive, "replace", lambda: OSError(code, os.strerror(code)))
+    mirrored = train("mirrored", 2, drive / "none" / "run" if fault == "missing" else drive / "run")
+    assert_same_run(plain, mirrored)
+    (note,) = mirrored[1].notes
+    assert ("is not there: mount the drive" if fault == "missing" else f"[Errno {code}]") in note
+    assert f"the run is whole in {tmp_path / 'runs' / 'mirrored'}" in note
+    assert not (drive / "none").exists()
+    names = {path.name for path in (tmp_path / "runs" / "mirrored").iterdir()}
+    assert names - {"run.id"} == {path.name for path in (tmp_path / "runs" / "plain").iterdir()}
+
+
+def test_a_new_session_continues_from_the_mirror(
+    train: Callable[..., tuple[Any, Any]], drive: Path, tmp_path: Path
+) -> None:
+    """The local disk is lost after the first epoch; what goes on from the drive ends like a run that was never cut."""
+    plain = train("plain", 3)
+    first = train("run", 1, drive / "run")
+    assert first[1].notes == []
+    shutil.rmtree(tmp_path / "runs" / "run")
+    second = train("run", 3, drive / "run")
+    note, _ = second[1].notes
+    assert f"continues from the copy in {drive / 'run'}, after epoch 1" in note
+    assert_same_run(plain, second)
+    for name in ("last.pt", "history.json", "recipe.json", "run.id"):
+        assert (drive / "run" / name).read_bytes() == (tmp_path / "runs" / "run" / name).read_bytes()
+
+
+def test_the_mirror_of_another_run_is_refused_before_training(
+    train: Callable[..., tuple[Any, Any]], drive: Path
+) -> None:
+    train("one", 1, drive / "run")
+    before = contents(drive / "run")
+    train("two", 1)
+    with pytest.raises(ValueError, match="holds another run"):
+        train("two", 2, drive / "run")
+    with pytest.raises(ValueError, match=r"holds another run \(lr: 0\.05 there, 0\.1 now"):
+        train("three", 1, drive / "run", lr=0.1)
+    assert contents(drive / "run") == before
