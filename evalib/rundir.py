@@ -228,7 +228,8 @@ class RunDirectory:
         self._failures.add(kind)
         fault = "There is not enough space at" if kind in _NO_SPACE else "Cannot write to"
         good = "none" if self._written is None else _after(self._written).removeprefix("after ")
-        line = f"{fault} {self.path} ({error}). The run goes on; last good checkpoint: {good}."
+        reason = str(error) or type(error).__name__
+        line = f"{fault} {self.path} ({reason}). The run goes on; last good checkpoint: {good}."
         self.notes.append(line)
         warnings.warn(line, RuntimeWarning, stacklevel=3)
 
