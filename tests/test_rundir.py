@@ -420,7 +420,8 @@ def test_each_kind_of_failure_is_told_once(tmp_path, monkeypatch):
 def test_memory_may_be_full_too(tmp_path, monkeypatch):
     failing(monkeypatch, MemoryError())
     warned, notes = saved_epochs(tmp_path, 2)
-    assert warned == notes[:1] == [f"Cannot write to {tmp_path} (MemoryError). The run goes on; last good checkpoint: none."]
+    line = f"Cannot write to {tmp_path} (MemoryError). The run goes on; last good checkpoint: none."
+    assert warned == notes[:1] == [line]
     assert load_checkpoint(tmp_path / "last.pt").epoch == 2
 
 
