@@ -41,10 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_trained(evaluate)
     _add_views(evaluate)
 
-    cam = added.add_parser("cam", help="maps of a run's mistakes, of chosen test images, or of one image")
-    cam.set_defaults(run=commands.cam)
-    _add_cam(cam)
-
+    _add_cam(added.add_parser("cam", help="maps of a run's mistakes, of chosen test images, or of one image"))
     _add_predict(added.add_parser("predict", help="the classes of image files"))
 
     data = added.add_parser("data", help="what there is to choose from, and downloads")
@@ -73,6 +70,12 @@ def _add_cars(parser: argparse.ArgumentParser) -> None:
     cars.add_argument("--car-year", nargs="+", metavar="YEAR", help="as 2012")
     target_help = "what to tell apart (default: %(default)s, that is brand, model, type and year)"
     cars.add_argument("--target", choices=("class", "brand", "type"), default="class", help=target_help)
+    _add_damaged(cars)
+
+
+def _add_damaged(parser: argparse._ActionsContainer) -> None:
+    damaged_help = "look through all image files of cars first: stop at damaged ones, naming them all, or skip them"
+    parser.add_argument("--damaged", choices=("stop", "skip"), help=damaged_help)
 
 
 def _add_training(parser: argparse.ArgumentParser, run_dir: str | None) -> None:
@@ -128,6 +131,7 @@ def _add_trained(parser: argparse.ArgumentParser) -> None:
     _add_network(parser)
     parser.add_argument("--dataset", choices=DATASETS, help="test on this instead of what it was trained on")
     _add_data(parser)
+    _add_damaged(parser)
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -141,6 +145,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_cam(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=commands.cam)
     _add_trained(parser)
     which = parser.add_mutually_exclusive_group()
     count_help = "the N misclassified test images that the network is surest of (default: %(default)s)"

@@ -10,15 +10,35 @@ if TYPE_CHECKING:
     from evalib.data import ImageData
 
 
-def load_data(dataset: str, data_dir: str | None, filters: Mapping[str, Any], *, download: bool = False) -> ImageData:
-    """A dataset by its name on the command line; the filters are those of Stanford Cars."""
+def load_data(
+    dataset: str,
+    data_dir: str | None,
+    filters: Mapping[str, Any],
+    *,
+    download: bool = False,
+    damaged: str | None = None,
+) -> ImageData:
+    """A dataset by its name on the command line; the filters, and what to do about damaged files, are for cars."""
     from evalib.data import cifar10, sample, stanford_cars
 
     if dataset == "cars":
-        return stanford_cars(data_dir or "data", download=download, **filters)
+        found = stanford_cars(data_dir or "data", download=download, **filters)
+        return _checked(found, damaged) if damaged else found
     if any(value not in (None, "class") for value in filters.values()):
         raise ValueError(f"--car-brand, --car-type, --car-year and --target are for the dataset cars: got {dataset}.")
     return sample() if dataset == "sample" else cifar10(data_dir or "data")
+
+
+def _checked(data: ImageData, damaged: str) -> ImageData:
+    """The images that can be decoded; says which ones were skipped."""
+    from evalib.data.damage import check_images
+    from evalib.data.decoding import first_lines
+
+    total = sum(map(len, data.splits().values()))
+    data = check_images(data, damaged)
+    if data.skipped:
+        print(f"skipped {len(data.skipped):,} of {total:,} images:\n{first_lines(data.skipped)}")
+    return data
 
 
 def data(arguments: argparse.Namespace) -> int:

@@ -63,7 +63,8 @@ def _test_data(arguments: argparse.Namespace, checkpoint: Checkpoint) -> ImageDa
     filters: dict[str, Any] = dict(checkpoint.filters) if dataset == "cars" else {}
     if "target" in filters:
         filters["target"] = filters["target"][0]
-    data = inventory.load_data(dataset, arguments.data_dir, filters, download=arguments.download)
+    download, damaged = arguments.download, arguments.damaged
+    data = inventory.load_data(dataset, arguments.data_dir, filters, download=download, damaged=damaged)
     if data.num_classes != len(checkpoint.classes):
         raise ValueError(
             f"The network tells {len(checkpoint.classes)} classes apart, {data.name} has {data.num_classes}. "

@@ -95,8 +95,8 @@ def _keeping(arguments: argparse.Namespace) -> dict[str, Any]:
 def _data(arguments: argparse.Namespace) -> ImageData:
     filters = {name: getattr(arguments, f"car_{name}", None) for name in ("brand", "type", "year")}
     filters["target"] = getattr(arguments, "target", "class")
-    download = getattr(arguments, "download", False)
-    return inventory.load_data(arguments.dataset, arguments.data_dir, filters, download=download)
+    download, damaged = getattr(arguments, "download", False), getattr(arguments, "damaged", None)
+    return inventory.load_data(arguments.dataset, arguments.data_dir, filters, download=download, damaged=damaged)
 
 
 def _describe_network(model: nn.Module, recipe: Recipe) -> str:
