@@ -233,6 +233,19 @@ def test_another_process_may_have_been_quicker(tmp_path: Path, monkeypatch: pyte
     assert not list(tmp_path.glob("out/.extract*"))
 
 
+def test_a_disk_that_fails_at_the_end_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = make_tar(tmp_path / "a.tar.gz")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        extract_tar(archive, tmp_path / "out")
+    assert not isinstance(caught.value, FileExistsError)
+    assert not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_damage_at_random_never_leads_outside(tmp_path: Path) -> None:
     """150 archives with one to eight bytes changed, plain and in each compression: extracted or refused in words."""

@@ -414,7 +414,7 @@ def test_an_endless_file_leaves_nothing_on_the_disk(name: str, server: Mirrors, 
     assert not list(path.parent.iterdir())
 
 
-def test_the_first_digits_of_a_sha256_are_enough(server: Mirrors, path: Path) -> None:
+def test_the_first_digits_of_a_sha256_are_enough(server: Mirrors, path: Path, no_sockets: Callable[[], None]) -> None:
     """torchvision's files carry them in their names."""
     options = {**QUICK, "digest": f"sha256:{hashlib.sha256(PAYLOAD).hexdigest()[:8]}"}
     download([server.url("wrong"), server.url("good")], path, **options)
@@ -423,6 +423,8 @@ def test_the_first_digits_of_a_sha256_are_enough(server: Mirrors, path: Path) ->
     with pytest.raises(DownloadError, match=r"wrong content: its SHA-256 must begin with 00000000, found [0-9a-f]{64}"):
         download([server.url("good")], other, **{**QUICK, "digest": "sha256:00000000"})
     assert not other.exists()
+    no_sockets()
+    assert download([server.url("good")], path, **options) == path
 
 
 # --- two processes --------------------------------------------------------------------------------
@@ -463,6 +465,22 @@ def test_two_processes_fetch_a_file_once(server: Mirrors, path: Path) -> None:
     children = [start(server.url("slow"), path) for _ in range(3)]
     assert [end(child) for child in children] == [0, 0, 0]
     assert server.asked == ["slow"]
+    assert_whole(path)
+
+
+def test_what_another_process_fetched_meanwhile_is_taken(
+    path: Path, no_sockets: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part_of(path, PAYLOAD[:1000])
+
+    @contextlib.contextmanager
+    def waited(part: Path, progress: bool) -> Iterator[None]:
+        path.write_bytes(PAYLOAD)
+        yield
+
+    monkeypatch.setattr(module, "only_one", waited)
+    no_sockets()
+    download(["http://127.0.0.1:1/data.tar"], path, **QUICK)
     assert_whole(path)
 
 

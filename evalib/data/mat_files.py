@@ -112,7 +112,7 @@ def _numbers(kind: int, data: bytes, order: str, shape: tuple[int, ...]) -> Any:
 
 def _fields(length: bytes, names: bytes, order: str) -> list[str]:
     (width,) = struct.unpack(f"{order}i", length)
-    if not 0 < width <= len(names) <= 100 * width:
+    if not 0 < len(names) <= 100 * width:
         raise ValueError("it has a struct of no fields, or of more than 100")
     return [names[at : at + width].split(b"\0")[0].decode("latin-1") for at in range(0, len(names), width)]
 

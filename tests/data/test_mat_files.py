@@ -56,6 +56,7 @@ def test_what_scipy_writes_is_read(packed: bool, path: Path) -> None:
         rows[index] = (f"{index}.jpg", index + 1)
     names = np.array(["Audi TT", "BMW Z4 \u00e9", ""], dtype=object)
     values: dict[str, Any] = {"rows": rows, "names": names, "number": 7, "text": "abc", "none": np.zeros((0, 3))}
+    values["table"] = np.array([["a", "b", "c"], ["d", "e", "f"]], dtype=object)
     values["cube"] = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     scipy.io.savemat(path, values, do_compression=packed)
     theirs = scipy.io.loadmat(path, squeeze_me=True)
@@ -63,6 +64,14 @@ def test_what_scipy_writes_is_read(packed: bool, path: Path) -> None:
         assert equal(read_mat(path, name), theirs[name]), name
     assert [str(name) for name in read_mat(path, "rows")["fname"]] == ["0.jpg", "1.jpg", "2.jpg"]
     assert read_mat(path, "number").tolist() == [7]
+    assert [type(value) for value in read_mat(path, "rows")[0]] == [str, int]
+
+
+def test_an_empty_matrix_may_have_no_description(path: Path) -> None:
+    """So MATLAB writes cells that nothing was put into."""
+    path.write_bytes(HEADER + matrix((2, 1), element(14, b""), ONE, name=b"v"))
+    empty, one = read_mat(path, "v")
+    assert (empty.size, one) == (0, 1.0)
 
 
 def equal(ours: Any, theirs: Any) -> bool:
