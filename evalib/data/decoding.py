@@ -57,9 +57,13 @@ class Failure(NamedTuple):
 class ImageError(ValueError):
     """An image that cannot be decoded; `failure` is why."""
 
-    def __init__(self, message: str, failure: Failure = Failure("an image", "of another process")) -> None:  # noqa: B008
-        super().__init__(message)
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure)
         self.failure = failure
+
+    def __str__(self) -> str:
+        name, reason, _ = self.failure
+        return f"Cannot decode the image {name} ({reason}). Replace the file or remove it."
 
 
 def decode_image(file: Path | bytes, name: str, geometry: Geometry = AS_IS) -> np.ndarray:
@@ -108,9 +112,7 @@ def _opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
             yield image
     except Exception as error:  # Pillow raises nearly every kind, by format, damage and version
         system = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
-        failure = Failure(one_line(name), _reason(error), damaged=not system)
-        advice = "Replace the file or remove it."
-        raise ImageError(f"Cannot decode the image {failure.name} ({failure.reason}). {advice}", failure) from error
+        raise ImageError(Failure(one_line(name), _reason(error), damaged=not system)) from error
 
 
 def _reason(error: Exception) -> str:

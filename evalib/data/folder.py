@@ -35,7 +35,7 @@ def stack_images(files: Iterable[tuple[Path | bytes, str]], image_size: int | No
     """Images decoded into one (N, 3, H, W) uint8 tensor; all must have one size unless `image_size` is given."""
     images, failures = _stack_whole(files, image_size)
     for failure in failures.values():
-        raise ValueError(f"Cannot decode the image {failure}.")
+        raise ImageError(failure)
     return images
 
 

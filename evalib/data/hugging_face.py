@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evalib.data.decoding import Failure, ImageError
 from evalib.data.image_data import ImageData, Split
 from evalib.data.image_files import ImageFiles
 from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Channels, Geometry
@@ -43,10 +44,14 @@ class TableImages(ImageFiles):
         """What is decoded for one image, and what an error calls it."""
         row = int(self.indices[index])
         stored = self.table[row][self.column]
+        name = f"in row {row} of the dataset"
         if stored is None:
-            raise ValueError(f"Row {row} of the dataset has no image in {self.column!r}. Remove that row.")
-        name = f"in row {row} of the dataset" + (f" ({stored['path']})" if stored["path"] else "")
+            raise ImageError(Failure(name, f"there is none in {self.column!r}"))
+        name += f" ({stored['path']})" if stored["path"] else ""
         return stored["bytes"] or Path(stored["path"]), name
+
+    def fingerprint(self) -> None:
+        """Not known: a table may point to files elsewhere."""
 
     def select(self, indices: Tensor) -> TableImages:
         """The images at `indices` (M,), in that order; nothing is decoded."""

@@ -101,6 +101,7 @@ def valid_files() -> dict[str, bytes]:
     return files
 
 
+@lru_cache(maxsize=1)
 def bombs() -> dict[str, bytes]:
     """Files of a few bytes, or a few thousand, that ask for much memory or time."""
     zeros = zlib.compress(bytes(40_000_000), 9)
@@ -123,9 +124,13 @@ def bombs() -> dict[str, bytes]:
         "run_length.bmp": _run_length_bmp(9000, 9000, b"\x01\x00\x00\x00" * 9000),
         "size.jpg": _jpeg(65500, 65500, progressive=False),
         "progressive.jpg": _jpeg(65500, 65500, progressive=True),
+        "scans.jpg": _many_scans(3000),
         "size.webp": b"RIFF\x16\0\0\0WEBPVP8L\x0a\0\0\0\x2f" + struct.pack("<I", 0x0FFFFFFF) + bytes(5),
         "size.tif": _tiff({256: 100_000, 257: 100_000, 258: 8, 259: 1, 262: 1, 273: 8, 278: 100_000, 279: 10**9}),
         "tile.tif": _tiff({256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 322: 65520, 323: 65520, 324: 8, 325: 99}),
+        "tile_of_2_gb.tif": _tiff(
+            {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 322: 46336, 323: 46336, 324: 300, 325: 99}
+        ),
         "counts.tif": _tiff({256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 273: 8, 278: 16, 279: 2**32 - 1}),
         "samples.tif": _tiff({256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 273: 8, 277: 65535, 278: 16, 279: 256}),
         "directory.tif": b"II*\x00\x08\x00\x00\x00" + b"\xff\xff" + struct.pack("<HHII", 270, 2, 2**32 - 1, 8) * 5000,
@@ -149,6 +154,12 @@ def _jpeg(width: int, height: int, *, progressive: bool) -> bytes:
     frame = content.index(b"\xff\xc2" if progressive else b"\xff\xc0")
     content[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
     return bytes(content)
+
+
+def _many_scans(count: int) -> bytes:
+    """A progressive JPEG of 89 million pixels whose last scan comes again and again."""
+    content = _jpeg(9000, 9900, progressive=True)
+    return content[:-2] + count * content[content.rindex(b"\xff\xda") : -2] + b"\xff\xd9"
 
 
 def _tiff(tags: dict[int, int]) -> bytes:
