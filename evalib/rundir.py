@@ -107,7 +107,8 @@ class RunDirectory:
             self._best = -math.inf if checkpoint is None else _accuracy(self.path / BEST_NAME)
             if self.mirror_dir is not None:
                 self._mirror = Mirror(self.path, self.mirror_dir)
-                self._mirror.copy(RECIPE_NAME)
+                files = (RECIPE_NAME, HISTORY_NAME, CHECKPOINT_NAME, PREVIOUS_NAME, BEST_NAME)
+                self._mirror.copy(*(name for name in files if (self.path / name).exists()))
         except BaseException:
             self._lock.release()
             raise

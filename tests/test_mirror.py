@@ -828,6 +828,15 @@ def test_a_new_session_continues_from_the_mirror(
         assert (drive / "run" / name).read_bytes() == (tmp_path / "runs" / "run" / name).read_bytes()
 
 
+def test_a_run_that_is_finished_gets_a_mirror(
+    train: Callable[..., tuple[Any, Any]], drive: Path, tmp_path: Path
+) -> None:
+    train("run", 2)
+    train("run", 2, drive / "run")
+    assert contents(drive / "run") == contents(tmp_path / "runs" / "run")
+    assert {"last.pt", "previous.pt", "history.json"} <= set(contents(drive / "run"))
+
+
 def test_the_mirror_of_another_run_is_refused_before_training(
     train: Callable[..., tuple[Any, Any]], drive: Path
 ) -> None:
