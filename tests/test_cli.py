@@ -23,7 +23,7 @@ def small():
 @pytest.fixture(autouse=True)
 def small_and_fast(monkeypatch, small):
     """The commands as they are, on few images and a narrow network."""
-    monkeypatch.setattr(inventory, "load_data", lambda dataset, data_dir, filters, download=False: small)
+    monkeypatch.setattr(inventory, "load_data", lambda *arguments, **settings: small)
     for name in ("demo", "eva6", "fast"):
         changed = recipes[name].replace(width=8, epochs=2, batch_size=20, precision="float32")
         monkeypatch.setitem(training.recipes, name, changed)
@@ -34,7 +34,7 @@ def trained(small, tmp_path_factory):
     """A run directory made by `evalib demo`."""
     run = tmp_path_factory.mktemp("runs") / "demo"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inventory, "load_data", lambda dataset, data_dir, filters, download=False: small)
+        patch.setattr(inventory, "load_data", lambda *arguments, **settings: small)
         patch.setitem(training.recipes, "demo", recipes["demo"].replace(width=8, epochs=2, precision="float32"))
         assert main(["demo", "--run-dir", str(run), "--device", "cpu"]) == 0
     return run
