@@ -1,6 +1,8 @@
 """Folders of images: decoded right, cached safely, and refused with the file's name."""
 
+import errno
 import os
+import random
 
 import numpy as np
 import pytest
@@ -151,3 +153,149 @@ def test_the_jpeg_copy_is_cifar10(jpeg_copy):
     assert data.train.labels.bincount().tolist() == [5000] * 10
     assert data.test.labels.bincount().tolist() == [1000] * 10
     np.testing.assert_allclose(data.mean, (0.4914, 0.4822, 0.4465), atol=1e-3)  # published for CIFAR-10's training set
+
+
+# --- damaged images -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged_root(root):
+    """As `root`, with two damaged images in train and one in test."""
+    (root / "train" / "ant" / "page.jpg").write_bytes(b"<html></html>")
+    whole = (root / "train" / "bee" / "1.png").read_bytes()
+    (root / "train" / "bee" / "1.png").write_bytes(whole[: len(whole) // 2])
+    (root / "test" / "bee" / "empty.gif").write_bytes(b"")
+    return root
+
+
+def test_stop_names_all_damaged_images(damaged_root):
+    for _ in range(2):  # the second time from the cache
+        with pytest.raises(ValueError, match=r"^3 of 12 images of .*set cannot be decoded:\n") as caught:
+            image_folder(damaged_root)
+        lines = str(caught.value).splitlines()
+        assert [line.partition(": ")[0] for line in lines[1:4]] == [
+            "  train/ant/page.jpg",
+            "  train/bee/1.png",
+            "  test/bee/empty.gif",
+        ]
+        assert lines[4] == "Replace or remove these files, or leave them out with `damaged='skip'`."
+    for number in range(20):
+        (damaged_root / "train" / "ant" / f"bad{number:02d}.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"23 of 32 images(.|\n)*bad09.jpg: an empty file\n  and 13 more\nReplace"):
+        image_folder(damaged_root)
+
+
+def test_skip_leaves_them_out_and_says_so(damaged_root, monkeypatch):
+    first = image_folder(damaged_root, damaged="skip")
+    assert first.train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert first.test.labels.tolist() == [0, 0, 1, 1]
+    names = ["ant/0", "ant/1", "ant/2", "bee/0", "bee/2"]
+    for image, name in zip(first.train.images, names, strict=True):
+        path = damaged_root / "train" / f"{name}.png"
+        assert torch.equal(image.permute(1, 2, 0), torch.from_numpy(np.array(Image.open(path))))
+    assert [line.partition(": ")[0] for line in first.skipped] == [
+        "train/ant/page.jpg",
+        "train/bee/1.png",
+        "test/bee/empty.gif",
+    ]
+    monkeypatch.setattr(folder_module, "decode_image", refuse_decoding)
+    second = image_folder(damaged_root, damaged="skip")
+    assert second.skipped == first.skipped
+    assert torch.equal(second.train.images, first.train.images)
+    assert second.split_validation(0.34, 0).take(test=2).skipped == first.skipped
+
+
+def test_a_repaired_image_is_taken_again(damaged_root):
+    image_folder(damaged_root, damaged="skip")
+    write_image(damaged_root / "train" / "bee" / "1.png", seed=3)
+    data = image_folder(damaged_root, damaged="skip")
+    assert (len(data.train), len(data.skipped)) == (6, 2)
+    (damaged_root / "train" / "ant" / "page.jpg").unlink()
+    (damaged_root / "test" / "bee" / "empty.gif").unlink()
+    assert image_folder(damaged_root).skipped == ()
+
+
+def test_what_could_not_be_read_is_not_in_the_cache(root, monkeypatch):
+    """A drive that is away for a moment must not cost these images in all later runs."""
+    real, path = os.stat, root / "train" / "ant" / "1.png"
+
+    def away(file, **more):
+        if file == path and not more:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(file, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("evalib.data.decoding.os.stat", away)
+        data = image_folder(root, damaged="skip")
+    assert data.skipped == ("train/ant/1.png: Input/output error",)
+    assert len(image_folder(root).train) == 6
+
+
+def test_a_class_without_any_image_left(root):
+    for path in (root / "train" / "bee").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"No image in .*train.bee can be decoded"):
+        image_folder(root, damaged="skip")
+    for path in root.glob("*/*/*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"No image in .*train.ant can be decoded"):
+        image_folder(root, damaged="skip")
+    with pytest.raises(ValueError, match="Unknown damaged 'leave'"):
+        image_folder(root, damaged="leave")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_file_but_named_like_one(root):
+    ant = root / "train" / "ant"
+    (ant / "folder.jpg").mkdir()
+    os.mkfifo(ant / "pipe.jpg")
+    (ant / "dangling.jpg").symlink_to("nowhere")
+    (ant / "loop.jpg").symlink_to("loop.jpg")
+    write_image(ant / "Grüße aus 東京 1.png", seed=8)
+    for _ in range(2):
+        data = image_folder(root, damaged="skip")
+        assert len(data.train) == 7
+        assert list(data.skipped) == [
+            "train/ant/dangling.jpg: No such file or directory",
+            "train/ant/folder.jpg: a folder",
+            "train/ant/loop.jpg: Too many levels of symbolic links",
+            "train/ant/pipe.jpg: not a regular file",
+        ]
+    write_image(ant.parent / "target.png", seed=9)
+    (ant / "dangling.jpg").unlink()
+    (ant / "dangling.jpg").symlink_to("../target.png")
+    assert len(image_folder(root, damaged="skip").train) == 8
+
+
+def test_names_that_are_no_text(root):
+    try:
+        write_image(root / "train" / "ant" / os.fsdecode(b"\xff\xfe.png"), seed=8)
+        (root / "train" / "ant" / os.fsdecode(b"\xff\xff.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has text as names only")
+    for _ in range(2):
+        data = image_folder(root, damaged="skip")
+        assert len(data.train) == 7
+        assert data.skipped == ("train/ant/\\udcff\\udcff.png: an empty file",)
+
+
+def test_any_damage_of_the_cache_is_harmless(root):
+    """Damaged it is not used; where the damage does not matter it gives what the images give."""
+    expected = image_folder(root, damaged="skip")
+    cache, generator = root / CACHE_NAME, random.Random(0)
+    whole = cache.read_bytes()
+    for trial in range(120):
+        content = bytearray(whole)
+        if trial % 3 == 0:
+            content = content[: generator.randrange(len(content))]
+        else:  # the headers of the arrays and of the zip file are at both ends
+            place = generator.choice(
+                (generator.randrange(600), -1 - generator.randrange(600), generator.randrange(len(content)))
+            )
+            content[place] ^= 1 << generator.randrange(8)
+        cache.write_bytes(bytes(content))
+        found = image_folder(root, damaged="skip")
+        assert torch.equal(found.train.images, expected.train.images)
+        assert torch.equal(found.test.labels, expected.test.labels)
+        assert found.skipped == ()
