@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from evalib.checkpoint import load_checkpoint
-from evalib.cli import main
+from evalib.cli import build_parser, main
 from evalib.commands import inventory, training
 from evalib.data import sample
 from evalib.history import History
@@ -151,6 +151,72 @@ def test_cam_of_an_image_file_needs_no_data(run, tmp_path, monkeypatch):
 def test_cam_of_one_image_with_wrong_words(run, words, message, capsys):
     assert main(["cam", str(run), *words, "--device", "cpu"]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_predict_names_the_classes_of_files_and_folders(run, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "b c.jpg"):
+        Image.new("RGB", (50, 40), (90, 120, 200)).save(photos / name)
+    (photos / "page.jpg").write_bytes(b"<html>")
+    Image.new("L", (9, 9)).save(tmp_path / "one.tif")
+    assert main(["predict", "--device", "cpu", "--top", "2", str(run), str(photos), str(tmp_path / "one.tif")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition("  ")[0] for line in said[:4]] == [
+        str(photos / "a.png"), str(photos / "b c.jpg"), str(photos / "page.jpg"), str(tmp_path / "one.tif"),
+    ]  # fmt: skip
+    assert [line.count("%") for line in said] == [2, 2, 0, 2, 0]
+    assert "skipped: no JPEG, PNG" in said[2]
+    assert said[4] == f"1 of 4 skipped: {photos / 'page.jpg'}"
+
+    checkpoint = ["predict", "--device", "cpu", "--checkpoint", str(run / "last.pt")]
+    assert main([*checkpoint, str(photos / "a.png")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(said[0].rpartition(",")[0]), "the same network, two classes of three"
+    assert main([*checkpoint, str(photos / "page.jpg"), str(tmp_path / "none.jpg")]) == 1
+    assert "2 of 2 skipped" in capsys.readouterr().out
+
+
+def test_predict_with_wrong_words(run, tmp_path, capsys):
+    assert main(["predict", "--device", "cpu", str(run)]) == 1
+    assert "Name image files or folders of them, after the run directory" in capsys.readouterr().err
+    assert main(["predict", "--device", "cpu", "--top", "0", str(run), "a.png"]) == 1
+    assert "`top` needs at least 1 class: got 0" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", "--device", "cpu", str(run), str(tmp_path / "empty")]) == 1
+    assert "There is no image" in capsys.readouterr().err
+    assert main(["predict", "--device", "cpu", str(tmp_path / "empty"), str(run / "cam.png")]) == 1
+    assert "empty" in capsys.readouterr().err, "it is no run directory"
+
+
+def test_damaged_images_of_cars_are_skipped_as_asked(small_cars, tmp_path, capsys, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(small_cars, tmp_path / "data")
+    (tmp_path / "data" / "stanford_cars" / "cars_train" / "00003.jpg").write_bytes(b"<html>")
+    (tmp_path / "data" / "stanford_cars" / "cars_test" / "00002.jpg").write_bytes(b"")
+    filters = {"brand": ["BMW"], "target": "class"}
+    with pytest.raises(
+        ValueError, match=r"2 of 27 images of stanford-cars(.|\n)*00003.jpg: (.|\n)*00002.jpg: an empty"
+    ):
+        inventory.load_data("cars", str(tmp_path / "data"), filters, damaged="stop")
+    data = inventory.load_data("cars", str(tmp_path / "data"), filters, damaged="skip")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "skipped 2 of 27 images:"
+    assert "cars_train" in said[1]
+    assert said[2].endswith("00002.jpg: an empty file")
+    assert (len(data.train), len(data.test)) == (17, 8)
+    assert len(inventory.load_data("cars", str(tmp_path / "data"), filters).train) == 18, "nothing is opened unasked"
+    assert capsys.readouterr().out == ""
+
+
+def test_the_choice_about_damaged_images_reaches_the_data(monkeypatch, run, small):
+    given = []
+    monkeypatch.setattr(inventory, "load_data", lambda *words, **more: given.append(more.get("damaged")) or small)
+    assert main(["eval", "--checkpoint", str(run / "last.pt"), "--damaged", "skip", "--device", "cpu"]) == 0
+    parsed = build_parser().parse_args(["train", "cars", "--damaged", "stop"])
+    training._data(parsed)
+    assert given == ["skip", "stop"]
 
 
 def test_a_network_for_other_classes_is_named(run, capsys, monkeypatch, tiny_data):

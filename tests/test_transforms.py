@@ -270,3 +270,29 @@ def test_boxes_move_with_a_drawn_rectangle(geometry, width, height):
     seen = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
     box = geometry.boxes(torch.tensor([[left, top, right, bottom]]).float(), torch.tensor([[width, height]]))[0]
     assert (box - seen).abs().max() < 0.75
+
+
+@pytest.mark.parametrize("shape", [(3, 7001), (7001, 3), (1, 5000), (2, 65000)])
+def test_a_long_strip_is_cropped_to_its_middle_without_filling_the_memory(shape, monkeypatch):
+    """The middle of the strip is red; resized whole before the crop a strip of 1 x 5000 would have 5000 times S x S."""
+    pixels = np.full((*shape, 3), (0, 0, 255), dtype=np.uint8)
+    middle, half = max(shape) // 2, min(shape)
+    part = slice(middle - half, middle + half + 1)
+    pixels[(part, slice(None)) if shape[0] > shape[1] else (slice(None), part)] = (255, 0, 0)
+    sizes, real = [], Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image,
+        "resize",
+        lambda self, size, *more, **named: (sizes.append(size), real(self, size, *more, **named))[1],
+    )
+    found = np.asarray(Geometry("center_crop", 28).image(Image.fromarray(pixels)))
+    assert found.shape == (28, 28, 3)
+    assert (found == (255, 0, 0)).all()
+    assert all(width * height <= 20 * 32 * 32 for width, height in sizes)
+
+
+def test_a_strip_of_16_to_1_is_resized_whole():
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 160, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    expected = image.resize((512, 32), Image.Resampling.BILINEAR).crop((242, 2, 270, 30))
+    assert np.array_equal(Geometry("center_crop", 28).image(image), expected)
