@@ -193,6 +193,10 @@ def test_there_are_no_imagenet_weights_for_small_images():
 
 
 def test_imagenet_weights_that_cannot_be_had_are_no_random_start(tmp_path, monkeypatch):
+    def offline(*arguments, **settings):
+        raise OSError("Network is unreachable")
+
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("evalib.download.urlopen", offline)
     with pytest.raises(DownloadError, match="alexnet-owt-7be5be79.pth"):
         model_for(Recipe(name="x", model="alexnet_cam", weights="imagenet"), 3)
