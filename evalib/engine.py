@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from evalib.averaging import Lookahead
 from evalib.checkpoint import Checkpoint
 from evalib.data.image_data import ImageData
+from evalib.data.workers import naming_killed_workers
 from evalib.distributed import make_execution
 from evalib.epoch import SINGLE_IMAGE, EpochState, has_batch_norm, run_epoch
 from evalib.epoch import EpochResult as EpochResult
@@ -111,13 +112,14 @@ def fit(
         OSError: before the first epoch, if the run directory cannot be written, or another process uses it.
         FloatingPointError: if the loss is not finite; the last checkpoint stays.
         MemoryError: if memory is short even for a half of a batch; the last checkpoint stays.
+        ChildProcessError: an OSError, if a worker process was killed; likewise.
     """
     keep_freed_memory()
     execution = make_execution(device, recipe.precision)
     data = _splits_for(data, recipe)
     _check_batches(model, len(data.train), recipe.batch_size, execution.world)
     gpus = [execution.device] if execution.device.type == "cuda" else []
-    with stop_on_interrupt(execution.world == 1) as stop, torch.random.fork_rng(gpus):
+    with naming_killed_workers(), stop_on_interrupt(execution.world == 1) as stop, torch.random.fork_rng(gpus):
         folder, checkpoint = _begin(run_dir, recipe, data, execution)
         history = History() if checkpoint is None else History.from_dict(checkpoint.metrics)
         history.interrupted = False

@@ -8,7 +8,6 @@ import errno
 import math
 import os
 import reprlib
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -105,6 +104,8 @@ class RunDirectory:
             self._written = None if checkpoint is None else checkpoint.progress
             self._progress = self._written or (0, 0)
             self._best = -math.inf if checkpoint is None else _accuracy(self.path / BEST_NAME)
+            if checkpoint is not None:  # a kill may have come after the checkpoint and before what follows it
+                self._follow(checkpoint, History.from_dict(checkpoint.metrics))
             if self.mirror_dir is not None:
                 self._mirror = Mirror(self.path, self.mirror_dir)
                 files = (RECIPE_NAME, HISTORY_NAME, CHECKPOINT_NAME, PREVIOUS_NAME, BEST_NAME)
@@ -199,22 +200,25 @@ class RunDirectory:
 
     def _write(self, checkpoint: Checkpoint, history: History) -> None:
         """What the thread does."""
-        last = self.path / CHECKPOINT_NAME
-        names = [CHECKPOINT_NAME, HISTORY_NAME]
-        save_checkpoint(last, checkpoint, keep=self.path / PREVIOUS_NAME)
+        save_checkpoint(self.path / CHECKPOINT_NAME, checkpoint, keep=self.path / PREVIOUS_NAME)
         self._written = checkpoint.progress
-        accuracy = history.epochs[-1].val_accuracy if history.epochs and not checkpoint.step else None
-        if self.keep_best and accuracy is not None and accuracy > self._best:
-            with replacing(self.path / BEST_NAME) as temporary:
-                shutil.copyfile(last, temporary)
-            self._best = accuracy
-            names.append(BEST_NAME)
-        history.save(self.path / HISTORY_NAME)
+        followed = self._follow(checkpoint, history)
         if self._mirror is not None:
-            self._mirror.copy(*names)
+            self._mirror.copy(CHECKPOINT_NAME, *followed)
         if self._failures:
             self._failures.clear()
             self.notes.append(f"{self.path} is written again, {_after(checkpoint.progress)}.")
+
+    def _follow(self, checkpoint: Checkpoint, history: History) -> list[str]:
+        """Bring the best checkpoint and the history up to a checkpoint that is written; the names of the files."""
+        accuracy = history.epochs[-1].val_accuracy if history.epochs and not checkpoint.step else None
+        names = [HISTORY_NAME]
+        if self.keep_best and accuracy is not None and accuracy > self._best:
+            save_checkpoint(self.path / BEST_NAME, checkpoint)
+            self._best = accuracy
+            names.append(BEST_NAME)
+        history.save(self.path / HISTORY_NAME)
+        return names
 
     def _wait(self) -> None:
         """Wait for the write under way; warn and note if it failed, once for each kind of failure."""

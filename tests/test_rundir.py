@@ -521,7 +521,19 @@ def test_the_best_on_validation_is_kept(tmp_path):
     assert load_checkpoint(tmp_path / "last.pt").epoch == 6
     (tmp_path / "best.pt").write_bytes(b"")
     validated(tmp_path, 0.1)
-    assert load_checkpoint(tmp_path / "best.pt").epoch == 7
+    assert load_checkpoint(tmp_path / "best.pt").epoch == 6  # from last.pt, before it was overwritten
+
+
+def test_what_a_kill_left_behind_the_checkpoint_is_made_up(tmp_path):
+    """Killed after last.pt was renamed: the best checkpoint and the history of that epoch are still to come."""
+    validated(tmp_path, 0.5)
+    before = {name: (tmp_path / name).read_bytes() for name in ("best.pt", "history.json")}
+    validated(tmp_path, 0.9)
+    for name, content in before.items():
+        (tmp_path / name).write_bytes(content)
+    validated(tmp_path)
+    assert load_checkpoint(tmp_path / "best.pt").epoch == 2
+    assert len(History.load(tmp_path / "history.json").epochs) == 2
 
 
 def test_the_best_of_an_earlier_run_does_not_count(tmp_path):

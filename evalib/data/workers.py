@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,18 +72,28 @@ class FromWorkers:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        try:
+        with naming_killed_workers():
             for batch in self.loader:
                 if isinstance(batch, Exception):
                     raise batch
                 yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ChildProcessError(
-                "A worker process that makes batches was ended from outside; most often memory ran out. Use fewer "
-                "workers, or none: `workers=0`, --workers 0."
-            ) from error
+
+
+@contextmanager
+def naming_killed_workers() -> Iterator[None]:
+    """Inside the block, torch's error about a worker that was killed says what that means, and what to do.
+
+    torch raises it in whatever the main process is doing, mostly a training step.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            "A worker process that makes batches was ended from outside; most often memory ran out. Use fewer "
+            "workers, or none: `workers=0`, --workers 0."
+        ) from error
 
 
 def _leave_interrupts(worker: int) -> None:

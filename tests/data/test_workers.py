@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from evalib.data.workers import in_workers
+from evalib.data.workers import in_workers, naming_killed_workers
 
 CPU = torch.device("cpu")
 
@@ -50,6 +50,14 @@ def test_a_killed_worker_ends_in_one_clear_error_soon():
     with pytest.raises(ChildProcessError, match="most often memory ran out. Use fewer workers"):
         list(in_workers(Numbers(killed=[2]), range(5), 1, CPU))
     assert time.monotonic() - start < 60
+
+
+def test_a_killed_worker_is_named_wherever_torch_tells_of_it():
+    """Its error comes out of whatever the main process is doing when the worker ends."""
+    with pytest.raises(ChildProcessError, match="most often memory ran out"), naming_killed_workers():
+        raise RuntimeError("DataLoader worker (pid 10215) is killed by signal: Killed.")
+    with pytest.raises(RuntimeError, match="^another$"), naming_killed_workers():
+        raise RuntimeError("another")
 
 
 def test_errors_of_the_caller_stay_its_own():
