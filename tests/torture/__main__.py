@@ -9,26 +9,35 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.torture.damage import damage, hostile, images
+from tests.torture.damage import damage
 from tests.torture.fits import fits
-from tests.torture.kills import interrupts, kills
+from tests.torture.hostile import hostile
+from tests.torture.images import images
+from tests.torture.interrupts import interrupts
+from tests.torture.kills import kills
 from tests.torture.trials import Trials
+from tests.torture.workers import workers
 
 PARTS = {
     "kills": (kills, 50),
     "interrupts": (interrupts, 30),
     "damage": (damage, 200),
-    "hostile": (hostile, 30),
+    "hostile": (hostile, 150),
     "images": (images, 10_000),
     "fits": (fits, 50),
+    "workers": (workers, 9),
 }
 
 
+HEAD = f"{'part':12s} {'trials':>7s} {'finished':>9s} {'identical':>10s} {'lost':>5s} {'seconds':>8s}"
+
+
 def line(result: Trials) -> str:
-    """One row of the table."""
-    counts = ", ".join(f"{count} {what}" for what, count in sorted(result.seen.items()))
-    row = f"{result.name:12s} {result.trials:7d} {result.finished:9d} {len(result.lost):5d} {result.seconds:8.0f}"
-    return f"{row}  {counts}"
+    """One row of the table, and what was counted in rows below it."""
+    identical = str(result.identical) if result.identical else "-"
+    row = f"{result.name:12s} {result.trials:7,d} {result.finished:9,d} {identical:>10s}"
+    row += f" {len(result.lost):5d} {result.seconds:8.0f}"
+    return "\n".join([row, *(f"    {count:6,} {what}" for what, count in result.seen.items())])
 
 
 def main(words: list[str] | None = None) -> int:
@@ -41,8 +50,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="also write the table as JSON to this file")
     arguments = parser.parse_args(words)
     results = []
-    print(f"{'part':12s} {'trials':>7s} {'finished':>9s} {'lost':>5s} {'seconds':>8s}")
+    print(HEAD, flush=True)
     for name in arguments.parts or PARTS:
+        if name not in PARTS:
+            parser.error(f"There is no part {name!r}. Known: {', '.join(PARTS)}.")
         part, count = PARTS[name]
         with tempfile.TemporaryDirectory() as folder:
             results.append(part(Path(folder), arguments.trials or count, arguments.seed))

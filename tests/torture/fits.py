@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import psutil
 import torch
 
@@ -49,9 +50,8 @@ def fits(folder: Path, trials: int, seed: int) -> Trials:
         before = before if number > warm else now
         result.trials += 1
         result.finished += 1
-        result.lost += [
-            f"call {number}: {name} was {before[name]}, is {now[name]}" for name in now if now[name] != before[name]
-        ]
+        changed = [name for name in now if now[name] != before[name]]
+        result.lost += [f"call {number}: {name} was {before[name]}, is {now[name]}"[:500] for name in changed]
         memory = psutil.Process().memory_info().rss
         first, peak = (memory, memory) if number <= warm else (first, max(peak, memory))
     drift = peak / first - 1
@@ -74,8 +74,8 @@ def _left(model: torch.nn.Module) -> dict[str, Any]:
         "threads": threading.active_count(),
         "figures": plt.get_fignums(),
         "hooks": hooks,
-        "handler": signal.getsignal(signal.SIGINT),
+        "handlers": [signal.getsignal(number) for number in sorted(signal.valid_signals())],
         "modes": [module.training for module in model.modules()],
         "gradients are on": torch.is_grad_enabled(),
-        "random numbers": torch.get_rng_state().sum().item(),
+        "random numbers": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()),
     }

@@ -8,17 +8,34 @@ from typing import Any
 
 import torch
 
+from evalib.checkpoint import load_checkpoint
+
+COPIED = ("last.pt", "history.json", "recipe.json")
 CLOCK = ("seconds", "images_per_second")
-KEPT = {"best.pt", "history.json", "last.pt", "last.damaged.pt", "previous.pt", "recipe.json"}
 
 
 def state_of(run_dir: Path) -> dict[str, Any]:
-    """All that must be equal: weights, optimizer, schedule and averages, and the figures without the clock's."""
-    values = torch.load(run_dir / "last.pt", weights_only=True)
-    training = {name: part for name, part in values["training"].items() if name != "epoch"}
-    epochs = json.loads((run_dir / "history.json").read_text())["epochs"]
-    figures = [{name: value for name, value in record.items() if name not in CLOCK} for record in epochs]
-    return {"weights": values["weights"], "training": training, "epoch": values["epoch"], "figures": figures}
+    """All that must be equal: weights, optimizer, schedule, averages, random numbers, and the figures but the clock's.
+
+    Of every checkpoint but previous.pt, which may be of another step; it must be readable, and older than last.pt. Also
+    the names of the files, so that nothing is left there.
+    """
+    history = json.loads((run_dir / "history.json").read_text())
+    names = {path.name for path in run_dir.iterdir()} - {"last.damaged.pt"}
+    state: dict[str, Any] = {"files": dict.fromkeys(names), "figures": _figures(history)}
+    state["interrupted"] = history["interrupted"]
+    for name in ("last.pt", "best.pt"):
+        if (run_dir / name).exists():
+            values = torch.load(run_dir / name, weights_only=True)
+            training = {**values["training"], "epoch": {**values["training"]["epoch"], "seconds": None}}
+            state[name] = {"weights": values["weights"], "training": training, "figures": _figures(values["metrics"])}
+    last, previous = load_checkpoint(run_dir / "last.pt"), load_checkpoint(run_dir / "previous.pt")
+    state["previous.pt is older"] = previous.progress < last.progress
+    return state
+
+
+def _figures(history: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name not in CLOCK} for record in history["epochs"]]
 
 
 def difference(one: Any, other: Any, where: str = "") -> str:
@@ -30,19 +47,26 @@ def difference(one: Any, other: Any, where: str = "") -> str:
         if one.keys() != other.keys():
             return f"{where}: {sorted(map(str, one.keys() ^ other.keys()))} in one of them only"
         return next(filter(None, (difference(one[name], other[name], f"{where}/{name}") for name in one)), "")
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        if len(one) != len(other):
+            return f"{where}: {len(one)} items and {len(other)}"
         pairs = enumerate(zip(one, other, strict=True))
         return next(filter(None, (difference(a, b, f"{where}/{i}") for i, (a, b) in pairs)), "")
     return "" if type(one) is type(other) and one == other else f"{where}: {one!r} and {other!r}"
 
 
-def faults(run_dir: Path, expected: dict[str, Any]) -> list[str]:
-    """What is wrong with a finished run; nothing if it is what was expected."""
+def faults(run_dir: Path, expected: dict[str, Any], mirror: Path | None = None) -> list[str]:
+    """What is wrong with a finished run; nothing if it is what was expected, and so is its copy."""
     try:
         found = [difference(state_of(run_dir), expected)]
     except Exception as error:
         found = [f"cannot be read: {error!r}"]
-    files = {path.name: path.stat().st_size for path in run_dir.iterdir()}
-    found += [f"{name} has no byte" for name, size in files.items() if size == 0 and name != "last.damaged.pt"]
-    found += [f"{name} was left there" for name in files if name not in KEPT]
+    empty = [path.name for path in run_dir.iterdir() if not path.stat().st_size and path.name != "last.damaged.pt"]
+    found += [f"{name} has no byte" for name in empty]
+    if mirror is not None:
+        found += [f"the copy of {name} is another file" for name in COPIED if not _same(run_dir / name, mirror / name)]
     return [fault for fault in found if fault]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.read_bytes() == other.read_bytes()

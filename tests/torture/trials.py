@@ -14,6 +14,7 @@ class Trials:
         name: of the part.
         trials: how many there were.
         finished: those that came to their end.
+        identical: those whose end was looked at, and was the expected one to the last bit.
         lost: what went wrong, a line each.
         seconds: that they took.
         seen: other counts, by what was counted.
@@ -22,10 +23,12 @@ class Trials:
     name: str
     trials: int = 0
     finished: int = 0
+    identical: int = 0
     lost: list[str] = field(default_factory=list)
     seconds: float = 0.0
     seen: dict[str, Any] = field(default_factory=dict)
 
-    def count(self, what: str) -> None:
+    def count(self, what: str, more: int = 1) -> None:
         """Count one more of something."""
-        self.seen[what] = self.seen.get(what, 0) + 1
+        if more:
+            self.seen[what] = self.seen.get(what, 0) + int(more)
