@@ -30,6 +30,8 @@ class MeanColor(nn.Module):
         self.seen = []
 
     def forward(self, images):
+        assert not self.training
+        assert not torch.is_grad_enabled()
         self.seen.append(tuple(images.shape))
         return self.scale * images.mean(dim=(2, 3))
 
@@ -92,13 +94,20 @@ def test_damaged_files_are_skipped_and_named_the_others_keep_their_place(folder,
         "an empty file",
         "No such file or directory",
     ]
-    assert [shape[0] for shape in model.seen] == [1, 1, 1], "a batch without an image is not shown to the network"
+    assert [shape[0] for shape in model.seen] == [1, 1, 1]
     lines = str(predictions).splitlines()
     assert len(lines) == 7
     assert lines[0].startswith(f"{folder / 'a.png'}  red {shares_of(COLORS['a.png'])[0]:.1%}, ")
     assert lines[3] == f"{folder / 'b2.tif'}  skipped: an empty file"
     names = ", ".join(str(folder / name) for name in ("aa.jpg", "b2.tif", "none.png"))
     assert lines[6] == f"3 of 6 skipped: {names}"
+
+
+def test_a_batch_without_an_image_is_not_shown_to_the_network(folder):
+    model = MeanColor()
+    predictions = predict_files(model, ABOUT, [folder / "1.png", folder / "2.png", folder / "a.png"], batch_size=2)
+    assert [len(image.classes) for image in predictions.images] == [0, 0, 3]
+    assert model.seen == [(1, 3, 8, 8)]
 
 
 def test_what_predictions_say():

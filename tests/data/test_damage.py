@@ -57,7 +57,8 @@ def test_attempts_give_what_can_be_decoded_and_why_the_rest_cannot(files, worker
     assert torch.equal(torch.cat([images for images, _ in batches]), torch.stack(expected))
 
 
-def test_a_batch_of_damaged_images_only(files):
+def test_a_batch_of_damaged_images_only(files, monkeypatch):
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("a single batch needs no worker process"))
     ((images, failures),) = attempts(ImageFiles(files[7:8], RESIZE))
     assert images.shape == (0, 3, 24, 24)
     assert len(failures) == 1

@@ -530,6 +530,24 @@ def test_an_image_that_does_not_fit_into_memory_is_an_error_of_its_own(monkeypat
     assert not caught.value.failure.damaged
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (KeyError(), "KeyError"),
+        (RuntimeError("two\nlines\0"), "two\\nlines\\x00"),
+        (struct.error("x" * 10_000), "x" * 300),
+        (RecursionError("too deep"), "too deep"),
+    ],
+)
+def test_any_exception_of_pillow_is_one_line(monkeypatch, error, expected):
+    def fail(self):
+        raise error
+
+    content = encoded(Image.new("RGB", (4, 4)))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    assert reason(content) == expected
+
+
 def test_settings_of_others_stay_as_they_are():
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)
     with ThreadPoolExecutor(4) as pool:
@@ -544,6 +562,8 @@ def test_the_users_own_limits_are_kept(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert decoded(content).shape == (40, 40, 3)
     assert "30,000 x 30,000 pixels, more than 89,478,485" in reason(bombs()["size.png"])
+    just_above = png_header(MAX_PIXELS // 5 + 1, 5) + png_chunk(b"IDAT", b"")
+    assert reason(just_above) == "17,895,698 x 5 pixels, more than 89,478,485"
 
 
 # --- any bytes, any pixels ----------------------------------------------------------------------------
