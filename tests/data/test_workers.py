@@ -2,7 +2,8 @@
 
 import os
 import signal
-import time
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -46,10 +47,18 @@ def test_an_error_in_a_worker_is_raised_as_it_was(workers):
 
 
 def test_a_killed_worker_ends_in_one_clear_error_soon():
-    start = time.monotonic()
-    with pytest.raises(ChildProcessError, match="most often memory ran out. Use fewer workers"):
-        list(in_workers(Numbers(killed=[2]), range(5), 1, CPU))
-    assert time.monotonic() - start < 60
+    """In a process of its own: torch tells of it wherever the main process is, were it in another test's fixture."""
+    code = (
+        "from evalib.data.workers import in_workers, naming_killed_workers\n"
+        "from tests.data.test_workers import CPU, Numbers\n"
+        "try:\n"
+        "    with naming_killed_workers():  # as `fit` has it around a whole run\n"
+        "        list(in_workers(Numbers(killed=[2]), range(5), 1, CPU))\n"
+        "except ChildProcessError as error:\n"
+        "    print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "most often memory ran out. Use fewer workers" in run.stdout, run.stderr
 
 
 def test_a_killed_worker_is_named_wherever_torch_tells_of_it():
