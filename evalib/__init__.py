@@ -3,6 +3,7 @@
 The modules, from the bottom up; each imports only from levels below its own, and nothing is imported here:
 
     level 0   evalib.progress     progress bars for terminals and notebooks
+              evalib.tables       tables as values, for terminals and notebooks
               evalib.interrupts   Ctrl-C as a request: work ends where nothing is half done
               evalib.files        files that are whole or not there
               evalib.run_lock     one writer for a run directory
@@ -42,7 +43,8 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.epoch        every batch once, with a state to go on from in the middle
               evalib.training_run  the moving parts of a run, and the state that it goes on from
               evalib.engine       train_one_epoch() and fit()
-    level 3   evalib.mistakes     the misclassified images
+    level 3   evalib.scores       figures about maps, image by image, and tables of them
+              evalib.mistakes     the misclassified images
               evalib.car_errors   mistakes about cars by brand, model, type and year
               evalib.comparison   several runs in one table, made from their logs
               evalib.ladder       runs that each change the recipe of an earlier one

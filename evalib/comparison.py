@@ -15,6 +15,7 @@ from typing import Any
 from evalib.history import History
 from evalib.recipes import Recipe
 from evalib.rundir import HISTORY_NAME, RECIPE_NAME
+from evalib.tables import Table, cell
 
 # Columns of numbers; every other one is words
 FORMATS = {
@@ -57,34 +58,16 @@ class Comparison:
         return {name: value for name, value in agreed.items() if others and name not in ALWAYS}
 
     def __str__(self) -> str:
-        columns, cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if name in FORMATS else cell.ljust(width)
-                for name, cell, width in zip(columns, line, widths, strict=True)
-            ).rstrip()
-            for line in (columns, ["-" * width for width in widths], *cells)
-        ]
-        return "\n".join([*lines, *self._below()])
+        return str(self._table())
 
     def _repr_markdown_(self) -> str:
-        columns, cells = self._cells()
-        rule = ["---:" if name in FORMATS else "---" for name in columns]
-        lines = [
-            " | ".join(["", *(cell.replace("|", r"\|") for cell in line), ""]).strip()
-            for line in (columns, rule, *cells)
-        ]
-        return "\n".join([*lines, "", *self._below()])
+        return self._table()._repr_markdown_()
 
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
+    def _table(self) -> Table:
         shared = self.shared
-        columns = [name for name in self.rows[0] if name not in shared]
-        return columns, [[_cell(name, row[name]) for name in columns] for row in self.rows]
-
-    def _below(self) -> list[str]:
-        shared = [f"{name} {_cell(name, value)}" for name, value in self.shared.items()]
-        return [f"The same in all runs: {', '.join(shared)}."] if shared else []
+        rows = [{name: value for name, value in row.items() if name not in shared} for row in self.rows]
+        words = [f"{name} {cell(value, FORMATS.get(name, '{}'))}" for name, value in shared.items()]
+        return Table(rows, FORMATS, [f"The same in all runs: {', '.join(words)}."] if words else [])
 
 
 def compare_runs(run_dirs: Mapping[str, str | Path] | Sequence[str | Path]) -> Comparison:
@@ -199,7 +182,3 @@ def _row(recipe: Recipe, history: History, differing: Sequence[str]) -> dict[str
         "device": history.device or None,
         "seed": recipe.seed,
     }
-
-
-def _cell(name: str, value: Any) -> str:
-    return "n/a" if value is None else FORMATS.get(name, "{}").format(value)

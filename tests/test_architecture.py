@@ -15,7 +15,7 @@ PACKAGE = ROOT / "evalib"
 
 # A module imports only from modules that stand in an earlier row; the rows of one level are its inner order.
 ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (0, ("progress", "interrupts", "files", "run_lock", "saver")),
+    (0, ("progress", "interrupts", "files", "run_lock", "saver", "tables")),
     (0, ("copying", "file_lock")),
     (0, ("mirror",)),
     (0, ("metrics", "runtime", "recipes", "download", "archives", "weights", "muon", "averaging")),
@@ -41,6 +41,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("epoch",)),
     (2, ("training_run",)),
     (2, ("engine",)),
+    (3, ("scores",)),
     (3, ("mistakes", "faithfulness", "car_errors", "comparison", "ladder", "prediction")),
     (3, ("figures",)),
     (3, ("curves", "input_plots")),
