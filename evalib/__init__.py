@@ -30,6 +30,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.cam          classic_cam() and grad_cam(): the evidence for a class, for every layer
               evalib.cam_masks    Score-CAM and Ablation-CAM: the network asked once per channel
               evalib.cam_others   the other methods of the package grad-cam, without its side effects
+              evalib.imputation   removed pixels filled in from those around them
               evalib.explain      explain(): every method, all layers, a batch or a whole loader
               evalib.history      History: what a training run measured, epoch by epoch
     level 2   evalib.data         ImageData; cifar10(), stanford_cars(), image_folder(), hugging_face(), sample()
@@ -44,6 +45,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.training_run  the moving parts of a run, and the state that it goes on from
               evalib.engine       train_one_epoch() and fit()
     level 3   evalib.scores       figures about maps, image by image, and tables of them
+              evalib.perturbation  images changed in the order of their maps, and what the network says of them
               evalib.mistakes     the misclassified images
               evalib.car_errors   mistakes about cars by brand, model, type and year
               evalib.comparison   several runs in one table, made from their logs
