@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -27,6 +28,7 @@ JPEG_COPY = "EVALIB_CIFAR10_JPEG"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks gain nothing from more, and wait for each other on a busy machine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
 
 
 def block_network() -> Callable[[], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 Batch = tuple[Tensor, Tensor]
+KILLED = (
+    "A worker process that makes batches was ended from outside; most often memory ran out. Use fewer workers, or "
+    "none: `workers=0`, --workers 0."
+)
 
 
 def in_workers(
@@ -73,7 +78,15 @@ class FromWorkers:
 
     def __iter__(self) -> Iterator[Batch]:
         with naming_killed_workers():
-            for batch in self.loader:
+            batches = iter(self.loader)
+            while True:
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except (ConnectionError, EOFError) as error:  # in the middle of a batch that a worker hands over
+                    time.sleep(1)  # torch's own word about it comes with a signal, which ends this
+                    raise ChildProcessError(KILLED) from error
                 if isinstance(batch, Exception):
                     raise batch
                 yield batch
@@ -90,10 +103,7 @@ def naming_killed_workers() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise ChildProcessError(
-            "A worker process that makes batches was ended from outside; most often memory ran out. Use fewer "
-            "workers, or none: `workers=0`, --workers 0."
-        ) from error
+        raise ChildProcessError(KILLED) from error
 
 
 def _leave_interrupts(worker: int) -> None:

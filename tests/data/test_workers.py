@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from evalib.data.workers import in_workers, naming_killed_workers
+from evalib.data.workers import FromWorkers, in_workers, naming_killed_workers
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ def test_an_error_in_a_worker_is_raised_as_it_was(workers):
 def test_a_killed_worker_ends_in_one_clear_error_soon():
     """In a process of its own: torch tells of it wherever the main process is, were it in another test's fixture."""
     code = (
-        "from evalib.data.workers import in_workers, naming_killed_workers\n"
+        "from evalib.data.workers import FromWorkers, in_workers, naming_killed_workers\n"
         "from tests.data.test_workers import CPU, Numbers\n"
         "try:\n"
         "    with naming_killed_workers():  # as `fit` has it around a whole run\n"
@@ -59,6 +59,19 @@ def test_a_killed_worker_ends_in_one_clear_error_soon():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert "most often memory ran out. Use fewer workers" in run.stdout, run.stderr
+
+
+def test_a_worker_killed_in_the_middle_of_a_batch_is_the_same_error():
+    """What torch raises then depends on the moment; neither may reach a user."""
+    for error in (ConnectionResetError(104, "Connection reset by peer"), EOFError()):
+
+        class Loader:
+            def __iter__(self, error=error):
+                yield torch.zeros(1), torch.zeros(1)
+                raise error
+
+        with pytest.raises(ChildProcessError, match="most often memory ran out"):
+            list(FromWorkers(Loader()))
 
 
 def test_a_killed_worker_is_named_wherever_torch_tells_of_it():
