@@ -1,0 +1,154 @@
+"""Cascading randomization: do maps depend on the weights? Layer after layer of a copy becomes random."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from evalib.cam_maps import check_inputs, explaining, form, unwrap
+from evalib.map_likeness import rank_correlation, ssim
+from evalib.runtime import derived_seed
+from evalib.scores import MapMaker, Score, Scores, scores_table
+from evalib.tables import Table
+
+
+def make_in_batches(
+    model: nn.Module, images: Tensor, classes: Tensor, make_maps: MapMaker, batch_size: int = 64
+) -> Tensor:
+    """Maps (N, H, W) of N images, `batch_size` of them at a time.
+
+    Raises:
+        ValueError: if there is not one class per image, or `make_maps` gives no finite map of the size of each image.
+    """
+    if classes.shape != (len(images),) or batch_size < 1:
+        raise ValueError(
+            f"`classes` needs one class per image, `batch_size` at least 1: got {form(classes)} for {len(images)} "
+            f"images, and {batch_size}."
+        )
+    made = []
+    for part, wanted in zip(images.split(batch_size), classes.split(batch_size), strict=True):
+        cams = make_maps(model, part, wanted)
+        if not isinstance(cams, Tensor) or cams.shape != (len(part), *images.shape[2:]) or not cams.isfinite().all():
+            raise ValueError(
+                f"`make_maps` needs to return finite maps ({len(part)}, {images.shape[2]}, {images.shape[3]}): got "
+                f"{form(cams)}. Of the maps (L, N, H, W) that `explain` returns take one layer: `explain(...)[0]`."
+            )
+        made.append(cams.detach())
+    return torch.cat(made)
+
+
+def flat_maps(cams: Tensor) -> Tensor:
+    """Which maps (N, H, W) say nothing because all of their pixels are equal: (N,) bool."""
+    return cams.amax(dim=(1, 2)) == cams.amin(dim=(1, 2))
+
+
+@dataclass(frozen=True, eq=False)
+class Randomization:
+    """How much of each map is left while the network's layers become random, from the logits down.
+
+    Attributes:
+        stages: by the name of the part that became random, in that order; all parts named before are random, too.
+            "rank correlation" and "SSIM" of each map with that of the trained network, low is good, as
+            `evalib.map_likeness` defines them; NaN where the trained network's map is flat. Their `flat` counts the
+            maps of the random network that are flat: their rank correlation is 0.
+    """
+
+    stages: Mapping[str, Scores]
+
+    @property
+    def final(self) -> Scores:
+        """The figures with all layers random."""
+        return list(self.stages.values())[-1]
+
+    def table(self) -> Table:
+        """A row per stage."""
+        table = scores_table(self.stages)
+        rows = [{"random from the logits to": row["maps"], **row} for row in table.rows]
+        rows = [{name: value for name, value in row.items() if name != "maps"} for row in rows]
+        return Table(rows, table.formats, [*table.notes, "Between maps of the trained network and of the random one."])
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_markdown_(self) -> str:
+        return self.table()._repr_markdown_()
+
+
+def randomize_layers(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    make_maps: MapMaker,
+    *,
+    seed: int = 1,
+    stages: Sequence[str] | None = None,
+    batch_size: int = 64,
+) -> Randomization:
+    """Cascading randomization (Adebayo et al. 2018, arXiv:1810.03292): do maps depend on the weights?
+
+    Layers of a private copy are initialized again as PyTorch does it, one stage after the other from the logits down,
+    and the maps of the same classes made again. Maps that explain the network lose their likeness to the trained ones.
+
+    Args:
+        model: classifier as for `evalib.explain.explain`; neither it nor the random state is changed.
+        images: (N, 3, H, W) floating point, normalized as in training, H and W at least 11.
+        classes: (N,) int64, the classes that the maps explain.
+        make_maps: is given the copy, and has to use it.
+        seed: of the random weights.
+        stages: names of modules, each with all that is inside, in the order in which they become random; None for
+            all blocks, the one that the network defines last first: "linear", "layer4.1", "layer4.0", ...
+        batch_size: images explained at once.
+
+    Raises:
+        ValueError: if a stage is no module with parameters, or images, classes or maps do not fit.
+    """
+    model = unwrap(model)
+    check_inputs(model, images)
+    known = _blocks(model)
+    chosen = known if stages is None else list(stages)
+    modules = dict(model.named_modules())
+    for name in chosen:
+        if name not in modules or next(modules[name].parameters(), None) is None:
+            raise ValueError(f"`stages` needs modules with parameters, such as {known[:3]}: got {name!r}.")
+    if not chosen:
+        raise ValueError("`stages` needs at least one module: got none.")
+    found = {}
+    with explaining(model):
+        trained = make_in_batches(model, images, classes, make_maps, batch_size)
+        private = copy.deepcopy(model)
+        for name in chosen:
+            start = time.perf_counter()
+            _initialize(private, name, seed)
+            cams = make_in_batches(private, images, classes, make_maps, batch_size)
+            figures = {"rank correlation": rank_correlation(trained, cams), "SSIM": ssim(trained, cams)}
+            figures["SSIM"][figures["rank correlation"].isnan()] = torch.nan
+            seconds, flat = time.perf_counter() - start, int(flat_maps(cams).sum())
+            found[name] = Scores(Score(key, values, "low", flat, seconds / 2) for key, values in figures.items())
+    return Randomization(found)
+
+
+def _blocks(model: nn.Module) -> list[str]:
+    """Parts that hold all parameters, last first: modules by the first two words of their names, as "layer4.1"."""
+    names = [name for name, part in model.named_modules() if next(part.parameters(recurse=False), None) is not None]
+    return list(dict.fromkeys(".".join(name.split(".")[:2]) for name in reversed(names)))
+
+
+def _initialize(model: nn.Module, name: str, seed: int) -> None:
+    """New weights for a part of the network; on the CPU, so that they are the same on every device."""
+    part = model.get_submodule(name)
+    device = next(part.parameters()).device
+    part.cpu()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(derived_seed(seed, "random weights", name))
+        for module in part.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+                continue
+            for weight in module.parameters(recurse=False):  # one of no known initialization keeps mean and spread
+                weight.normal_(weight.mean().item(), weight.std(correction=0).item())
+    part.to(device)

@@ -1,0 +1,121 @@
+"""Sensitivity to class and noise of maps whose truth is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evalib.sanity import class_sensitivity, max_sensitivity
+
+
+class Brightness(nn.Module):
+    """Logits are the means of the three channels: the brightest channel is predicted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.scale * images.mean(dim=(2, 3))
+
+
+def channel_of_class(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    return images[torch.arange(len(images)), classes]
+
+
+def all_channels(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    return images.sum(dim=1).relu()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Four images whose channels grow in brightness, the last one's fall."""
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    images += torch.tensor([0.0, 1.0, 2.0])[:, None, None]
+    images[3] = images[3].flip(0)
+    return images
+
+
+def test_the_least_likely_other_class_is_compared(images) -> None:
+    seen: list[list[int]] = []
+
+    def spy(model: nn.Module, part: Tensor, classes: Tensor) -> Tensor:
+        seen.append(classes.tolist())
+        return channel_of_class(model, part, classes)
+
+    class_sensitivity(Brightness(), images, torch.tensor([2, 1, 0, 0]), spy)
+    assert seen == [[2, 1, 0, 0], [0, 0, 1, 2]]  # the third: channel 0 is the least likely, but the class itself
+
+
+def test_maps_of_the_class_and_maps_blind_to_it(images) -> None:
+    classes = torch.tensor([2, 2, 2, 0])
+    blind = class_sensitivity(Brightness(), images, classes, all_channels)
+    assert blind.values.tolist() == pytest.approx([1] * 4)
+    assert blind.better == "low"
+    images[0, 0] = -images[0, 2]
+    seeing = class_sensitivity(Brightness(), images, classes, channel_of_class, batch_size=3)
+    assert seeing.values[0] == pytest.approx(-1)
+    assert seeing.values[1:].abs().max() < 0.5
+
+
+def test_flat_maps_of_either_class(images) -> None:
+    images[0, 2] = 5.0  # flat map of the class
+    images[1, 0] = 0.0  # flat map of the least likely one
+    score = class_sensitivity(Brightness(), images, torch.tensor([2, 2, 2, 0]), channel_of_class)
+    assert score.values.isnan().tolist() == [True, False, False, False]
+    assert score.values[1] == 0
+    assert score.flat == 1
+    assert score.note == "flat maps of the least likely class: 1"
+
+
+def test_max_sensitivity_of_a_linear_map(images) -> None:
+    """The map is the image: its change is the noise, whose norm is known but for chance."""
+    classes = torch.tensor([2, 2, 2, 0])
+    norms = channel_of_class(nn.Identity(), images, classes).flatten(1).norm(dim=1).double()
+    scores = [
+        max_sensitivity(Brightness(), images, classes, channel_of_class, radius=0.1, draws=draws) for draws in (1, 30)
+    ]
+    once, often = (score.values * norms / (0.1 * math.sqrt(64)) for score in scores)
+    assert (often < 1).all()
+    assert (often >= once).all()
+    assert (often > once).any()
+    assert ((once - math.sqrt(1 / 3)).abs() < 0.15).all()  # root mean square of uniform noise
+    assert scores[0].better == "low"
+
+
+def test_max_sensitivity_is_relative_and_seeded(images) -> None:
+    classes = torch.tensor([2, 2, 2, 0])
+
+    def sensitivity(factor: float, seed: int) -> list[float]:
+        def make_maps(model: nn.Module, part: Tensor, classes: Tensor) -> Tensor:
+            return factor * channel_of_class(model, part, classes)
+
+        return max_sensitivity(Brightness(), images, classes, make_maps, seed=seed, draws=2).values.tolist()
+
+    first = sensitivity(1, 1)
+    torch.rand(5)
+    assert first == sensitivity(1, 1) != sensitivity(1, 2)
+    assert first == pytest.approx(sensitivity(10, 1))
+
+
+def test_max_sensitivity_of_maps_that_stay_or_are_flat(images) -> None:
+    def make_maps(model: nn.Module, part: Tensor, classes: Tensor) -> Tensor:
+        cams = torch.arange(64.0).view(1, 8, 8).repeat(len(part), 1, 1)
+        cams[0] = 0.7
+        return cams
+
+    score = max_sensitivity(Brightness(), images, torch.tensor([2, 2, 2, 0]), make_maps)
+    assert score.values.isnan().tolist() == [True, False, False, False]
+    assert score.flat == 1
+    assert score.values[1:].tolist() == [0, 0, 0]
+    with pytest.raises(ValueError, match="`radius` and `draws`"):
+        max_sensitivity(Brightness(), images, torch.tensor([2, 2, 2, 0]), make_maps, radius=0)
+
+
+def test_one_class_has_no_other(images) -> None:
+    model = nn.Sequential(Brightness(), nn.Linear(3, 1))
+    with pytest.raises(ValueError, match="at least two classes"):
+        class_sensitivity(model, images, torch.zeros(4, dtype=torch.int64), all_channels)
