@@ -53,7 +53,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.faithfulness whether a map points at the object
               evalib.map_likeness  rank correlation and structural similarity of two maps
               evalib.randomization  maps of a network whose layers become random, one after the other
-              evalib.sanity       whether maps depend on class, weights and noise
+              evalib.sanity       check_maps(): do maps depend on class and weights, and beat noise?
               evalib.prediction   the classes of image files, or why there are none
               evalib.figures      what the figures share
               evalib.curves       learning curves, also while a run trains

@@ -100,8 +100,8 @@ def randomize_layers(
         classes: (N,) int64, the classes that the maps explain.
         make_maps: is given the copy, and has to use it.
         seed: of the random weights.
-        stages: names of modules, each with all that is inside, in the order in which they become random; None for
-            all blocks, the one that the network defines last first: "linear", "layer4.1", "layer4.0", ...
+        stages: names of modules, each with all that is inside, in the order in which they become random; "" is the
+            whole network. None for all blocks, the one that the network defines last first: "linear", "layer4.1", ...
         batch_size: images explained at once.
 
     Raises:

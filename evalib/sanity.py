@@ -8,16 +8,165 @@ Each question is asked of a way to make maps, a function (model, images, classes
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from evalib.cam_maps import check_inputs, explaining, unwrap
+from evalib.faithfulness import control_maps, road
 from evalib.map_likeness import rank_correlation
 from evalib.randomization import flat_maps, make_in_batches
 from evalib.randomization import randomize_layers as randomize_layers
 from evalib.runtime import derived_seed
 from evalib.scores import MapMaker, Score
+from evalib.tables import Table
+
+# What maps need to pass; those of a trained network by a method that works stay far from the last three.
+MOST_FLAT = 0.05  # the share of flat maps
+MOST_CLASS_CORRELATION = 0.9  # mean rank correlation with maps of the least likely class
+MOST_WEIGHT_CORRELATION = 0.5  # mean rank correlation with maps of random weights, of either sign
+STANDARD_ERRORS = 2.0  # that the mean difference of ROAD to a control's has to be above 0
+CONTROLS = ("random", "random, blurred")  # of `evalib.faithfulness.control_maps`
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question about maps, and the answer.
+
+    Attributes:
+        question: "not flat", "class matters", "weights matter" or "better than noise".
+        passed: whether the maps pass.
+        found: the figures.
+        needed: what they have to be.
+        reason: what a failure means.
+    """
+
+    question: str
+    passed: bool
+    found: str
+    needed: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `check_maps` found; `print` it, or let a notebook show it.
+
+    Attributes:
+        checks: all four of them.
+    """
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks are passed."""
+        return all(check.passed for check in self.checks)
+
+    def table(self) -> Table:
+        """A row per check, "ok" or "FAIL"."""
+        rows = [
+            {
+                "": "ok" if check.passed else "FAIL",
+                "check": check.question,
+                "found": check.found,
+                "needed": check.needed,
+                "reason": "" if check.passed else check.reason,
+            }
+            for check in self.checks
+        ]
+        return Table(rows)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_markdown_(self) -> str:
+        return self.table()._repr_markdown_()
+
+
+def check_maps(
+    model: nn.Module, images: Tensor, classes: Tensor, make_maps: MapMaker, *, seed: int = 1, batch_size: int = 64
+) -> Verdict:
+    """Four checks that maps of something else fail: of other weights, of any class, of nothing.
+
+    "not flat": hardly any map is flat. "class matters": `class_sensitivity`. "weights matter": `randomize_layers` of
+    the whole network. "better than noise": `evalib.faithfulness.road` beside that of random maps, rough and blurred.
+    Passing them does not make maps right, failing one makes them wrong or the images too few.
+
+    Args:
+        model, images, make_maps, batch_size: as in `evalib.randomization.randomize_layers`; 50 images tell more than
+            their number of classes, two are the fewest.
+        classes: (N,) int64, the classes that the maps explain, as the predicted ones.
+        seed: of random weights, random maps and ROAD's noise.
+
+    Raises:
+        ValueError: if there is a single image or class, or images, classes or maps do not fit.
+
+    Example:
+        >>> verdict = check_maps(model, images, classes, map_maker("grad_cam", "layer4"))  # doctest: +SKIP
+        >>> verdict.passed  # doctest: +SKIP
+        True
+    """
+    if len(images) < 2:
+        raise ValueError(f"`images` needs at least two, better 50: got {len(images)}. A mean needs its error.")
+    about = (model, images, classes)
+    with explaining(unwrap(model)):
+        cams = make_in_batches(*about, make_maps, batch_size)
+    whole = randomize_layers(*about, make_maps, seed=seed, stages=[""], batch_size=batch_size)
+    noise = control_maps(cams, seed)
+    own, *controls = (
+        road(model, images, maps, classes, seed=seed)["ROAD"] for maps in (cams, *(noise[name] for name in CONTROLS))
+    )
+    return Verdict(
+        (
+            _not_flat(cams),
+            _class_matters(class_sensitivity(*about, make_maps, batch_size=batch_size)),
+            _weights_matter(whole.final["rank correlation"]),
+            _better_than_noise(own, dict(zip(CONTROLS, controls, strict=True))),
+        )
+    )
+
+
+def clearly_better(own: Score, other: Score) -> bool:
+    """Whether figures of the same images, high being good, differ by more than twice the standard error of the mean."""
+    difference = Score("difference", own.values - other.values)
+    return difference.mean > STANDARD_ERRORS * difference.standard_error  # False for NaN
+
+
+def _not_flat(cams: Tensor) -> Check:
+    flat = int(flat_maps(cams).sum())
+    found, needed = f"{flat:,} of {len(cams):,} maps are flat", f"at most {MOST_FLAT:.0%}"
+    return Check("not flat", flat <= MOST_FLAT * len(cams), found, needed, "flat maps say nothing")
+
+
+def _class_matters(score: Score) -> Check:
+    found = f"rank correlation {score.mean:.2f} with maps of the least likely class"
+    passed, needed = score.mean < MOST_CLASS_CORRELATION, f"below {MOST_CLASS_CORRELATION}"
+    return _judged(score, Check("class matters", passed, found, needed, "the maps are blind to the class"))
+
+
+def _weights_matter(score: Score) -> Check:
+    found = f"rank correlation {score.mean:.2f} with maps of random weights"
+    passed, needed = abs(score.mean) < MOST_WEIGHT_CORRELATION, f"within ±{MOST_WEIGHT_CORRELATION}"
+    reason = "the maps do not explain this network: other weights give the same"
+    return _judged(score, Check("weights matter", passed, found, needed, reason))
+
+
+def _better_than_noise(own: Score, controls: Mapping[str, Score]) -> Check:
+    found = "; ".join([f"ROAD {own.mean:.3f}", *(f"{name} {score.mean:.3f}" for name, score in controls.items())])
+    passed = all(clearly_better(own, score) for score in controls.values())
+    needed = f"{STANDARD_ERRORS:g} standard errors above both"
+    reason = "what the maps mark matters no more than pixels by chance"
+    return _judged(own, Check("better than noise", passed, found, needed, reason))
+
+
+def _judged(score: Score, check: Check) -> Check:
+    """The check, or its failure if no map has a figure."""
+    if score.n:
+        return check
+    return Check(check.question, False, "no figure: all maps are flat", check.needed, "there is nothing to judge")
 
 
 def class_sensitivity(

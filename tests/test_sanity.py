@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalib.sanity import class_sensitivity, max_sensitivity
+from evalib.sanity import check_maps, class_sensitivity, clearly_better, max_sensitivity
+from evalib.scores import Score
 
 
 class Brightness(nn.Module):
@@ -119,3 +120,130 @@ def test_one_class_has_no_other(images) -> None:
     model = nn.Sequential(Brightness(), nn.Linear(3, 1))
     with pytest.raises(ValueError, match="at least two classes"):
         class_sensitivity(model, images, torch.zeros(4, dtype=torch.int64), all_channels)
+
+
+# --- four checks ----------------------------------------------------------------------------------------------
+
+
+class Blobs(nn.Module):
+    """Sees a blob in the channel of its class; classic CAM is its exact evidence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 3)
+
+    @classmethod
+    def trained(cls) -> Blobs:
+        model = cls()
+        with torch.no_grad():
+            model.conv.weight.copy_(torch.eye(3)[:, :, None, None].expand(-1, -1, 3, 3) / 9)
+            model.conv.bias.fill_(-0.2)
+            model.linear.weight.copy_(60 * torch.eye(3) - 20)
+            model.linear.bias.zero_()
+        return model
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.conv(images).relu()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(self.features(images).mean(dim=(2, 3)))
+
+
+def blobs(count: int = 12, side: int = 16) -> tuple[Tensor, Tensor]:
+    """Images with a blob in the channel of the class and a smaller one in the next channel, on noise."""
+    generator = torch.Generator().manual_seed(4)
+    images = 0.1 * torch.rand(count, 3, side, side, generator=generator)
+    classes = torch.arange(count) % 3
+    for n in range(count):
+        top, left = torch.randint(0, side - 6, (2,), generator=generator).tolist()
+        images[n, n % 3, top : top + 6, left : left + 6] += 1
+        images[n, (n + 1) % 3, side - 4 - top // 2 :, :4] += 1
+    return images, classes
+
+
+def unit(cams: Tensor) -> Tensor:
+    low, high = cams.amin(dim=(1, 2), keepdim=True), cams.amax(dim=(1, 2), keepdim=True)
+    return torch.where(high > low, (cams - low) / (high - low), 0.0)
+
+
+def exact_maps(model: Blobs, images: Tensor, classes: Tensor) -> Tensor:
+    return unit(torch.einsum("nchw,nc->nhw", model.features(images), model.linear.weight[classes]).relu())
+
+
+def failed(make_maps, model: nn.Module | None = None) -> set[str]:
+    verdict = check_maps(model or Blobs.trained(), *blobs(), make_maps)
+    lines = str(verdict).splitlines()[2:]
+    assert [line.startswith("ok") for line in lines] == [check.passed for check in verdict.checks]
+    assert [line.startswith("FAIL") for line in lines] == [not check.passed for check in verdict.checks]
+    assert verdict.passed == all(check.passed for check in verdict.checks)
+    assert all((check.reason in str(verdict)) != check.passed for check in verdict.checks)
+    return {check.question for check in verdict.checks if not check.passed}
+
+
+def test_exact_maps_pass() -> None:
+    assert failed(exact_maps) == set()
+
+
+def test_maps_of_other_weights_fail() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        other = Blobs()
+    # any filter finds a blob on noise, so that they may well be better than noise
+    assert "weights matter" in failed(lambda model, images, classes: exact_maps(other, images, classes))
+
+
+def test_constant_maps_fail_everything() -> None:
+    found = failed(lambda model, images, classes: torch.full((len(images), 16, 16), 0.5))
+    assert found == {"not flat", "class matters", "weights matter", "better than noise"}
+
+
+def test_maps_blind_to_the_class_fail() -> None:
+    assert "class matters" in failed(lambda model, images, classes: unit(model.features(images).sum(dim=1).relu()))
+
+
+def test_noise_and_inverted_maps_do_not_beat_noise() -> None:
+    def noise(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+        return torch.rand(len(images), 16, 16)
+
+    assert failed(noise) == {"better than noise"}
+    assert "better than noise" in failed(lambda *given: 1 - exact_maps(*given))
+
+
+def test_a_few_flat_maps_are_borne() -> None:
+    def make_maps(flat: int):
+        def made(model: Blobs, images: Tensor, classes: Tensor) -> Tensor:
+            cams = exact_maps(model, images, classes)
+            cams[:flat] = 0
+            return cams
+
+        return made
+
+    images, classes = (torch.cat([part, part]) for part in blobs())
+    found = [check_maps(Blobs.trained(), images, classes, make_maps(flat)).checks[0] for flat in (1, 2)]
+    assert [check.passed for check in found] == [True, False]
+    assert found[1].found == "2 of 24 maps are flat"
+
+
+def test_checks_leave_everything_as_it_was() -> None:
+    model = Blobs.trained().train()
+    before, state = model.state_dict()["conv.weight"].clone(), torch.random.get_rng_state()
+    first = check_maps(model, *blobs(), exact_maps, seed=3)
+    assert model.training
+    assert model.conv.weight.equal(before)
+    assert state.equal(torch.random.get_rng_state())
+    assert str(first) == str(check_maps(model, *blobs(), exact_maps, seed=3))
+    images, classes = blobs(1)
+    with pytest.raises(ValueError, match="at least two"):
+        check_maps(model, images, classes, exact_maps)
+
+
+def test_clearly_better() -> None:
+    other = Score("a", torch.tensor([0.1, 0.5, 0.3, math.nan]))
+    for shifts, better in (
+        ([0.1, 0.11, 0.09, 5.0], True),  # images of both alone count
+        ([0.3, -0.2, 0.3, 0.0], False),
+        ([-0.1, -0.11, -0.09, 0.0], False),
+        ([0.0, 0.0, 0.0, 0.0], False),
+    ):
+        assert clearly_better(Score("b", other.values + torch.tensor(shifts)), other) is better
+    assert not clearly_better(Score("b", torch.tensor([1.0, math.nan])), Score("a", torch.tensor([0.0, 0.0])))
