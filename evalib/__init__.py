@@ -52,6 +52,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.ladder       runs that each change the recipe of an earlier one
               evalib.faithfulness whether a map points at the object
               evalib.map_likeness  rank correlation and structural similarity of two maps
+              evalib.map_makers   map_maker(): a method at a layer; maps batch by batch
               evalib.randomization  maps of a network whose layers become random, one after the other
               evalib.sanity       check_maps(): do maps depend on class and weights, and beat noise?
               evalib.prediction   the classes of image files, or why there are none

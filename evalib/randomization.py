@@ -10,41 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from evalib.cam_maps import check_inputs, explaining, form, unwrap
+from evalib.cam_maps import check_inputs, explaining, unwrap
 from evalib.map_likeness import rank_correlation, ssim
+from evalib.map_makers import flat_maps, make_in_batches
 from evalib.runtime import derived_seed
 from evalib.scores import MapMaker, Score, Scores, scores_table
 from evalib.tables import Table
-
-
-def make_in_batches(
-    model: nn.Module, images: Tensor, classes: Tensor, make_maps: MapMaker, batch_size: int = 64
-) -> Tensor:
-    """Maps (N, H, W) of N images, `batch_size` of them at a time.
-
-    Raises:
-        ValueError: if there is not one class per image, or `make_maps` gives no finite map of the size of each image.
-    """
-    if classes.shape != (len(images),) or batch_size < 1:
-        raise ValueError(
-            f"`classes` needs one class per image, `batch_size` at least 1: got {form(classes)} for {len(images)} "
-            f"images, and {batch_size}."
-        )
-    made = []
-    for part, wanted in zip(images.split(batch_size), classes.split(batch_size), strict=True):
-        cams = make_maps(model, part, wanted)
-        if not isinstance(cams, Tensor) or cams.shape != (len(part), *images.shape[2:]) or not cams.isfinite().all():
-            raise ValueError(
-                f"`make_maps` needs to return finite maps ({len(part)}, {images.shape[2]}, {images.shape[3]}): got "
-                f"{form(cams)}. Of the maps (L, N, H, W) that `explain` returns take one layer: `explain(...)[0]`."
-            )
-        made.append(cams.detach())
-    return torch.cat(made)
-
-
-def flat_maps(cams: Tensor) -> Tensor:
-    """Which maps (N, H, W) say nothing because all of their pixels are equal: (N,) bool."""
-    return cams.amax(dim=(1, 2)) == cams.amin(dim=(1, 2))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 and be the same for any weights and any class.
 
 Each question is asked of a way to make maps, a function (model, images, classes) -> cams as
-`evalib.ranking.map_maker("grad_cam", "layer4")` gives it, since maps alone cannot answer it.
+`evalib.map_makers.map_maker("grad_cam", "layer4")` gives it, since maps alone cannot answer it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from evalib.cam_maps import check_inputs, explaining, unwrap
 from evalib.faithfulness import control_maps, road
 from evalib.map_likeness import rank_correlation
-from evalib.randomization import flat_maps, make_in_batches
+from evalib.map_makers import flat_maps, logits_in_batches, make_in_batches
 from evalib.randomization import randomize_layers as randomize_layers
 from evalib.runtime import derived_seed
 from evalib.scores import MapMaker, Score
@@ -247,11 +247,7 @@ def max_sensitivity(
 
 def _least_likely(model: nn.Module, images: Tensor, classes: Tensor, batch_size: int) -> Tensor:
     """(N,) int64: the class of the lowest logit that is not the class itself."""
-    weight = next(model.parameters())
-    with torch.no_grad():
-        logits = torch.cat(
-            [model(part.to(weight.device, weight.dtype, copy=True)) for part in images.split(batch_size)]
-        )
+    logits = logits_in_batches(model, images, batch_size)
     if logits.shape[1] < 2:
         raise ValueError("`model` needs at least two classes to compare their maps: this one has one.")
     logits.scatter_(1, classes[:, None].to(logits.device), torch.inf)

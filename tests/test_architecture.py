@@ -42,7 +42,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("training_run",)),
     (2, ("engine",)),
     (3, ("scores", "perturbation")),
-    (3, ("map_likeness",)),
+    (3, ("map_likeness", "map_makers")),
     (3, ("randomization",)),
     (3, ("mistakes", "faithfulness", "car_errors", "comparison", "ladder", "prediction")),
     (3, ("sanity",)),

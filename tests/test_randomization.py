@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalib.randomization import make_in_batches, randomize_layers
+from evalib.randomization import randomize_layers
 
 CLASSES = torch.tensor([0, 1, 2])
 
@@ -150,18 +150,6 @@ def test_under_inference_mode(tiny_model, images) -> None:
             tiny_model, images, CLASSES, lambda m, i, c: explain(m, i, "layer3", c)[0], stages=["linear"]
         )
     assert found.final["rank correlation"].n > 0
-
-
-def test_batches(tiny_model, images) -> None:
-    sizes: list[int] = []
-
-    def make_maps(model: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
-        sizes.append(len(images))
-        return images[:, 0] + classes[:, None, None]
-
-    cams = make_in_batches(tiny_model, images, CLASSES, make_maps, 2)
-    assert sizes == [2, 1]
-    assert cams.equal(images[:, 0] + CLASSES[:, None, None])
 
 
 def test_errors(tiny_model, images) -> None:
