@@ -66,7 +66,8 @@ def kills(folder: Path, trials: int, seed: int, kinds: Sequence[str] = KINDS) ->
         for _ in range(10):
             if killed := _kill(result, kind, run_dir, moment, draw, whole):
                 break
-            shutil.rmtree(run_dir)  # it had come to its end before
+            for place in filter(None, (run_dir, mirror_of(kind, run_dir))):  # it had come to its end before
+                shutil.rmtree(place, ignore_errors=True)  # what is not there was never written
         if not killed:
             result.lost.append(f"{run_dir.name}: was never killed {moment}")
         for _ in range(draw.choice([0, 0, 1, 2])):
