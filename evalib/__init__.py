@@ -47,6 +47,9 @@ The modules, from the bottom up; each imports only from levels below its own, an
     level 3   evalib.scores       figures about maps, image by image, and tables of them
               evalib.perturbation  images changed in the order of their maps, and what the network says of them
               evalib.mistakes     the misclassified images
+              evalib.neighbors    the training images that a network finds most like a given one
+              evalib.mistake_groups  mistakes by kind: suspect labels, confident ones, near ties; confused pairs
+              evalib.contrast     why one class and not another: maps of both on one scale, and their difference
               evalib.car_errors   mistakes about cars by brand, model, type and year
               evalib.comparison   several runs in one table, made from their logs
               evalib.ladder       runs that each change the recipe of an earlier one

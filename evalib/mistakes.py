@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from evalib.data.image_data import Split
+from evalib.data.image_data import ImageData, Split
 from evalib.engine import Evaluation
+from evalib.transforms import normalize
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: comparing the tensors with `==` has no single truth value
@@ -53,12 +56,15 @@ class Mistakes:
         """
         if n < 1:
             raise ValueError(f"`n` needs to be 1 or more: got {n}. `len(mistakes)` tells how many there are.")
-        return Mistakes(*(column[:n] for column in self._columns()))
+        return self.select(slice(n))
+
+    def select(self, rows: Tensor | slice) -> Mistakes:
+        """Some of the mistakes: those at `rows`, positions (K,) int64 in their order or a mask (M,) bool."""
+        return Mistakes(*(column[rows] for column in self._columns()))
 
     def by_confidence(self) -> Mistakes:
         """The same mistakes, highest probability first; equally sure ones stay in dataset order."""
-        order = torch.argsort(self.probability, descending=True, stable=True)
-        return Mistakes(*(column[order] for column in self._columns()))
+        return self.select(torch.argsort(self.probability, descending=True, stable=True))
 
     def images(self, split: Split) -> Tensor:
         """(M, 3, H, W) uint8, the misclassified images themselves.
@@ -69,13 +75,41 @@ class Mistakes:
         Raises:
             ValueError: if they are others: their labels are not those of the mistakes.
         """
+        self._check(split)
+        return split.images[self.indices]
+
+    def batches(
+        self, data: ImageData, split: str = "test", batch_size: int | None = None
+    ) -> Iterator[tuple[Mistakes, Tensor]]:
+        """The mistakes part by part, each with its images (B, 3, H, W) float32, normalized by the data's statistics.
+
+        Args:
+            data: whose images were evaluated.
+            split: which of its splits.
+            batch_size: images of a part; None takes 64, fewer of large images.
+
+        Raises:
+            ValueError: if there is no mistake or no such split, or they are mistakes of other images.
+        """
+        if len(self) == 0:
+            raise ValueError("No misclassified image: `mistakes` is empty. Check `len(mistakes)` first.")
+        if split not in data.splits():
+            raise ValueError(f"{data.name!r} has no split {split!r}. It has: {', '.join(data.splits())}.")
+        chosen = data.splits()[split]
+        self._check(chosen)
+        batch_size = batch_size or max(1, min(64, 2**20 // math.prod(chosen.images.shape[1:])))
+        for rows in torch.arange(len(self)).split(batch_size):
+            part = self.select(rows)
+            yield part, normalize(chosen.images[part.indices], data.mean, data.std)
+
+    def _check(self, split: Split) -> None:
+        """Refuse a split that has other labels at the indices."""
         inside = len(self) == 0 or int(self.indices.max()) < len(split)
         if not inside or not torch.equal(split.labels[self.indices], self.true):
             raise ValueError(
                 "`split` needs to be the images that were evaluated, in order: its labels at the indices of the "
                 "mistakes are other ones. Was the loader shuffled, or is it another split or dataset?"
             )
-        return split.images[self.indices]
 
     def _columns(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.indices, self.true, self.predicted, self.probability
