@@ -16,73 +16,9 @@ from torch import Tensor, nn
 
 from evalib.cam_maps import finish, form
 from evalib.imputation import impute
-from evalib.perturbation import Perturbed, blurred
+from evalib.perturbation import Part, blurred, flat_maps, probabilities
 from evalib.runtime import derived_seed
 from evalib.scores import Score, Scores
-
-
-def pointing_game(cams: Tensor, boxes: Tensor) -> Tensor:
-    """Is the strongest pixel of each map inside the object's box (Zhang et al. 2016, arXiv:1608.00507)?
-
-    Without that paper's tolerance of 15 pixels. Of several pixels that are equally strong, as at the edge of an
-    enlarged map, at least half must be inside. A flat map points nowhere, a miss.
-
-    Args:
-        cams: (N, H, W) floating point, of any range.
-        boxes: (N, 4) left, top, right, bottom in pixels of the maps, as from `split.input_boxes()`. A pixel is inside
-            if its center is: `left <= x + 0.5 < right`, and so for y.
-
-    Returns:
-        (N,) bool on the device of `cams`; `.float().mean()` is the share of hits.
-
-    Raises:
-        ValueError: if the shapes do not fit, a map is not finite, an image has no box (all 0), or a box is no box
-            within the maps.
-    """
-    if cams.dim() != 3 or cams.numel() == 0 or boxes.shape != (len(cams), 4):
-        raise ValueError(
-            f"`cams` and `boxes` need shapes (N, H, W) and (N, 4), none of them 0: got {tuple(cams.shape)} and "
-            f"{tuple(boxes.shape)}. Of maps (L, N, H, W) take one layer: `cams[-1]`."
-        )
-    if not cams.isfinite().all():
-        raise ValueError("`cams` needs finite values: got NaN or infinity.")
-    if without := int((boxes == 0).all(dim=1).sum()):
-        raise ValueError(f"`boxes` needs a box for every image: {without} of {len(boxes)} have none. Drop them first.")
-    height, width = cams.shape[1:]
-    left, top, right, bottom = boxes.to(cams.device)[:, :, None].unbind(dim=1)
-    fits = (left >= 0) & (left <= right) & (right <= width) & (top >= 0) & (top <= bottom) & (bottom <= height)
-    if not fits.all():
-        raise ValueError(
-            f"`boxes` needs left, top, right, bottom within the maps, {width} pixels wide and {height} high: got "
-            f"{boxes[int((~fits).nonzero()[0, 0])].tolist()}. `split.input_boxes()` gives them so."
-        )
-    x, y = (torch.arange(size, device=cams.device) + 0.5 for size in (width, height))
-    inside = ((left <= x) & (x < right))[:, None, :] & ((top <= y) & (y < bottom))[:, :, None]
-    low, high = cams.amin(dim=(1, 2), keepdim=True), cams.amax(dim=(1, 2), keepdim=True)
-    strongest = (cams >= high - 1e-5 * (high - low)) & (high > low)  # equally strong but for rounding
-    hits = (strongest & inside).sum(dim=(1, 2))
-    return (hits > 0) & (2 * hits >= strongest.sum(dim=(1, 2)))
-
-
-def center_gaussian(height: int, width: int, sigma: float = 0.25) -> Tensor:
-    """A map that points at the middle of any image: the prior that a method has to beat, since objects are there.
-
-    Args:
-        height: of the map in pixels, at least 1.
-        width: likewise.
-        sigma: standard deviation, as a fraction of height and width.
-
-    Returns:
-        (height, width) float32 in [0, 1]. `.expand(N, -1, -1)` makes it a map for each of N images.
-
-    Raises:
-        ValueError: if a size or `sigma` is not positive.
-    """
-    if height < 1 or width < 1 or not sigma > 0:
-        raise ValueError(f"`height`, `width`, `sigma` need to be positive: got {height}, {width}, {sigma}.")
-    y, x = ((torch.arange(size) + 0.5) / size - 0.5 for size in (height, width))
-    return torch.exp(-(y[:, None] ** 2 + x**2) / (2 * sigma**2))
-
 
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 _LOW = {"ROAD MoRF", "deletion", "average drop"}  # figures that are good when low
@@ -169,7 +105,7 @@ def road(
         percentiles: integers from 1 to 99.
         noise: standard deviation of what is added to imputed pixels, in the units of `images`.
         seed: of the noise and of the order of equal values.
-        batch_size: images that the network sees at once; None for as many as have 2**20 pixel values.
+        batch_size: images that the network sees at once, as in `evalib.perturbation.probabilities`.
 
     Returns:
         "ROAD MoRF" (in [-1, 1], low is good), "ROAD LeRF" and "ROAD" (high is good), per image.
@@ -181,24 +117,20 @@ def road(
     if not percentiles or not all(0 < percentile < 100 for percentile in percentiles):
         raise ValueError(f"`percentiles` needs integers from 1 to 99, at least one: got {list(percentiles)}.")
     start = time.perf_counter()
-    perturbed = Perturbed(model, images, cams, classes, seed=seed, batch_size=batch_size)
     pixels = cams[0].numel()
     counts = torch.tensor([1 + percentile * (pixels - 1) // 100 for percentile in percentiles])[:, None, None]
-    generator = torch.Generator().manual_seed(derived_seed(seed, "noise of imputed pixels"))
-    added = noise * torch.randn(images.shape, generator=generator)[perturbed.rows]
 
-    def versions(part: slice) -> Tensor:
-        image, rank = perturbed.images[part], perturbed.ranks[part, None]
-        count = counts.to(rank.device)
-        removed = torch.cat([rank < count, rank >= pixels - count], dim=1)
-        imputed = impute(image, removed, added[part, None].to(image.device, image.dtype))
-        return torch.cat([image[:, None], imputed], dim=1)
+    def versions(part: Part) -> Tensor:
+        ranks, count = part.ranks(seed)[:, None], counts.to(part.cams.device)
+        removed = torch.cat([ranks < count, ranks >= pixels - count], dim=1)
+        imputed = impute(part.images, removed, noise * part.noise(seed)[:, None])
+        return torch.cat([part.images[:, None], imputed], dim=1)
 
-    found = perturbed.probabilities(versions, 2 * len(counts) + 1)
+    found = probabilities(model, images, cams, classes, versions, 2 * len(counts) + 1, batch_size=batch_size)
     changes = found[:, 1:] - found[:, :1]
     most, least = (half.mean(dim=1) for half in changes.split(len(counts), dim=1))
     figures = {"ROAD MoRF": most, "ROAD LeRF": least, "ROAD": (least - most) / 2}
-    return _scores(figures, perturbed.flat, time.perf_counter() - start)
+    return _scores(figures, int(flat_maps(cams).sum()), time.perf_counter() - start)
 
 
 def deletion_insertion(
@@ -229,18 +161,16 @@ def deletion_insertion(
     if steps < 1:
         raise ValueError(f"`steps` needs at least 1: got {steps}.")
     start = time.perf_counter()
-    perturbed = Perturbed(model, images, cams, classes, seed=seed, batch_size=batch_size)
     pixels = cams[0].numel()
     counts = torch.tensor([round(step * pixels / steps) for step in range(steps + 1)])
 
-    def versions(part: slice) -> Tensor:
-        image = perturbed.images[part, None]
-        among = (perturbed.ranks[part, None] < counts[:, None, None].to(perturbed.ranks.device))[:, :, None]
-        deleted = image.masked_fill(among, 0.0)
-        inserted = torch.where(among[:, :-1], image, blurred(image[:, 0], blur)[:, None])
+    def versions(part: Part) -> Tensor:
+        among = (part.ranks(seed)[:, None] < counts[:, None, None].to(part.cams.device))[:, :, None]
+        deleted = part.images[:, None].masked_fill(among, 0.0)
+        inserted = torch.where(among[:, :-1], part.images[:, None], blurred(part.images, blur)[:, None])
         return torch.cat([deleted, inserted], dim=1)
 
-    found = perturbed.probabilities(versions, 2 * steps + 1)
+    found = probabilities(model, images, cams, classes, versions, 2 * steps + 1, batch_size=batch_size)
     deletion = found[:, : steps + 1]
     insertion = torch.cat([found[:, steps + 1 :], found[:, :1]], dim=1)  # all pixels back: the image itself
     return Curves(counts.double() / pixels, deletion, insertion, time.perf_counter() - start)
@@ -256,16 +186,17 @@ def average_drop(
     color. A map of ones would have no drop: these figures speak for large maps.
     """
     start = time.perf_counter()
-    perturbed = Perturbed(model, images, cams, classes, batch_size=batch_size)
 
-    def versions(part: slice) -> Tensor:
-        image = perturbed.images[part]
-        return torch.stack([image, image * perturbed.cams[part, None]], dim=1)
+    def versions(part: Part) -> Tensor:
+        return torch.stack([part.images, part.images * part.cams[:, None]], dim=1)
 
-    before, after = perturbed.probabilities(versions, 2).unbind(dim=1)
+    found = probabilities(model, images, cams, classes, versions, 2, batch_size=batch_size)
+    before, after = found.unbind(dim=1)
     drop = (before - after).clamp_min(0) / before.clamp_min(torch.finfo(torch.float32).tiny)
     increase = torch.where(after.isnan(), after, (after > before).double())
-    return _scores({"average drop": drop, "increase": increase}, perturbed.flat, time.perf_counter() - start)
+    return _scores(
+        {"average drop": drop, "increase": increase}, int(flat_maps(cams).sum()), time.perf_counter() - start
+    )
 
 
 def control_maps(cams: Tensor, seed: int = 1, *, blur: float = BLUR) -> dict[str, Tensor]:
