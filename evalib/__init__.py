@@ -53,7 +53,8 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.car_errors   mistakes about cars by brand, model, type and year
               evalib.comparison   several runs in one table, made from their logs
               evalib.ladder       runs that each change the recipe of an earlier one
-              evalib.faithfulness whether a map points at the object
+              evalib.localization where maps point, beside boxes and masks of the object
+              evalib.faithfulness what the network loses without the pixels that a map marks
               evalib.map_likeness  rank correlation and structural similarity of two maps
               evalib.map_makers   map_maker(): a method at a layer; maps batch by batch
               evalib.randomization  maps of a network whose layers become random, one after the other

@@ -44,6 +44,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (3, ("scores", "perturbation")),
     (3, ("map_likeness", "map_makers")),
     (3, ("randomization",)),
+    (3, ("localization",)),
     (3, ("mistakes", "faithfulness", "car_errors", "comparison", "ladder", "prediction")),
     (3, ("neighbors",)),
     (3, ("mistake_groups",)),
