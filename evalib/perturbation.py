@@ -102,6 +102,8 @@ def probabilities(
     keep_freed_memory()
     with explaining(model), torch.inference_mode():
         for rows in (~flat_maps(cams)).nonzero()[:, 0].cpu().split(max(1, batch_size // number)):
+            if len(rows) == 0:  # all maps are flat
+                break
             some, maps = (values[rows.to(values.device)].to(weight.device, weight.dtype) for values in (images, cams))
             changed = versions(Part(some, maps, rows.tolist())).flatten(0, 1)
             repeated = classes[rows.to(classes.device)].repeat_interleave(number)
