@@ -47,12 +47,8 @@ class Curves:
         deletion, insertion = (
             torch.trapezoid(curve, self.fractions, dim=1) for curve in (self.deletion, self.insertion)
         )
-        flat = int(self.deletion.isnan().any(dim=1).sum())
-        return _scores(
-            {"deletion": deletion, "insertion": insertion, "insertion - deletion": insertion - deletion},
-            flat,
-            self.seconds,
-        )
+        figures = {"deletion": deletion, "insertion": insertion, "insertion - deletion": insertion - deletion}
+        return _scores(figures, self.deletion.isnan().any(dim=1), self.seconds)
 
 
 def measure_faithfulness(
@@ -66,7 +62,16 @@ def measure_faithfulness(
     percentiles: Sequence[int] = PERCENTILES,
     batch_size: int | None = None,
 ) -> Scores:
-    """All figures of this module about one kind of map: those of `road`, `deletion_insertion` and `average_drop`."""
+    """All figures of this module about one kind of map: those of `road`, `deletion_insertion` and `average_drop`.
+
+    Args:
+        model, images, cams, classes, seed, batch_size: as in `road`.
+        steps: as in `deletion_insertion`.
+        percentiles: as in `road`.
+
+    Raises:
+        TypeError, ValueError: as `road`.
+    """
     about = (model, images, cams, classes)
     return (
         road(*about, percentiles=percentiles, seed=seed, batch_size=batch_size)
@@ -130,7 +135,7 @@ def road(
     changes = found[:, 1:] - found[:, :1]
     most, least = (half.mean(dim=1) for half in changes.split(len(counts), dim=1))
     figures = {"ROAD MoRF": most, "ROAD LeRF": least, "ROAD": (least - most) / 2}
-    return _scores(figures, int(flat_maps(cams).sum()), time.perf_counter() - start)
+    return _scores(figures, flat_maps(cams), time.perf_counter() - start)
 
 
 def deletion_insertion(
@@ -184,6 +189,15 @@ def average_drop(
     With probability Y of the class on the image and O on the image times the map, the drop is max(0, Y - O) / Y, and
     the increase is 1 where O > Y, else 0. Normalized images are multiplied: where the map is 0 they have the mean
     color. A map of ones would have no drop: these figures speak for large maps.
+
+    Args:
+        model, images, cams, classes, batch_size: as in `road`.
+
+    Returns:
+        "average drop" (fraction in [0, 1], low is good) and "increase" (0 or 1, high is good), per image.
+
+    Raises:
+        TypeError, ValueError: as `road`.
     """
     start = time.perf_counter()
 
@@ -194,13 +208,24 @@ def average_drop(
     before, after = found.unbind(dim=1)
     drop = (before - after).clamp_min(0) / before.clamp_min(torch.finfo(torch.float32).tiny)
     increase = torch.where(after.isnan(), after, (after > before).double())
-    return _scores(
-        {"average drop": drop, "increase": increase}, int(flat_maps(cams).sum()), time.perf_counter() - start
-    )
+    return _scores({"average drop": drop, "increase": increase}, flat_maps(cams), time.perf_counter() - start)
 
 
 def control_maps(cams: Tensor, seed: int = 1, *, blur: float = BLUR) -> dict[str, Tensor]:
-    """Maps to put beside `cams` in every figure: what noise reaches, what smooth noise does, and what blurring adds."""
+    """Maps to put beside `cams` in every figure: what noise reaches, what smooth noise does, and what blurring adds.
+
+    Args:
+        cams: (N, H, W) floating point.
+        seed: of the noise.
+        blur: standard deviation of the blur, as a fraction of the maps' shorter side.
+
+    Returns:
+        "random": white noise; "random, blurred": the same, blurred; "blurred": `cams`, blurred. Each (N, H, W) float32
+        in [0, 1], scaled as the maps of `explain` and on the device of `cams`; flat maps become 0.
+
+    Raises:
+        ValueError: if `cams` is not (N, H, W).
+    """
     if cams.dim() != 3 or cams.numel() == 0:
         raise ValueError(f"`cams` needs shape (N, H, W): got {form(cams)}. Of (L, N, H, W) take a layer: `cams[-1]`.")
     generator = torch.Generator().manual_seed(derived_seed(seed, "control maps"))
@@ -209,9 +234,9 @@ def control_maps(cams: Tensor, seed: int = 1, *, blur: float = BLUR) -> dict[str
     return {name: finish(made, made[:, None], f"`cams`, {name},") for name, made in maps.items()}
 
 
-def _scores(figures: dict[str, Tensor], flat: int, seconds: float) -> Scores:
+def _scores(figures: dict[str, Tensor], flat: Tensor, seconds: float) -> Scores:
     """Figures that were made together, each with its share of the time."""
     return Scores(
-        Score(name, values, "low" if name in _LOW else "high", flat, seconds / len(figures))
+        Score(name, values, "low" if name in _LOW else "high", int(flat.sum()), seconds / len(figures))
         for name, values in figures.items()
     )
