@@ -59,9 +59,11 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.map_makers   map_maker(): a method at a layer; maps batch by batch
               evalib.randomization  maps of a network whose layers become random, one after the other
               evalib.sanity       check_maps(): do maps depend on class and weights, and beat noise?
+              evalib.ranking      rank_maps(): methods times layers, the best one, and why
               evalib.prediction   the classes of image files, or why there are none
               evalib.figures      what the figures share
               evalib.curves       learning curves, also while a run trains
+              evalib.cam_plots    heat tables of a ranking, removal curves, grids of maps
               evalib.input_plots  batches as a loader yields them
               evalib.plots        every other figure, as a value
     level 4   evalib.report       the figures of a run, in one call; the explanation of one image

@@ -62,11 +62,6 @@ def make_in_batches(
     return torch.cat(made)
 
 
-def flat_maps(cams: Tensor) -> Tensor:
-    """Which maps (N, H, W) say nothing because all of their pixels are equal: (N,) bool."""
-    return cams.amax(dim=(1, 2)) == cams.amin(dim=(1, 2))
-
-
 def logits_in_batches(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
     """Logits (N, num_classes) on the device of `images`, `batch_size` images at a time; the mode stays as it is."""
     weight = next(model.parameters())

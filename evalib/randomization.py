@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from evalib.cam_maps import check_inputs, explaining, unwrap
 from evalib.map_likeness import rank_correlation, ssim
-from evalib.map_makers import flat_maps, make_in_batches
+from evalib.map_makers import make_in_batches
+from evalib.perturbation import flat_maps
 from evalib.runtime import derived_seed
 from evalib.scores import MapMaker, Score, Scores, scores_table
 from evalib.tables import Table

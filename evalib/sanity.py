@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from evalib.cam_maps import check_inputs, explaining, unwrap
 from evalib.faithfulness import control_maps, road
 from evalib.map_likeness import rank_correlation
-from evalib.map_makers import flat_maps, logits_in_batches, make_in_batches
+from evalib.map_makers import logits_in_batches, make_in_batches
+from evalib.perturbation import flat_maps
 from evalib.randomization import randomize_layers as randomize_layers
 from evalib.runtime import derived_seed
 from evalib.scores import MapMaker, Score

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from evalib.explain import explain
-from evalib.map_makers import flat_maps, logits_in_batches, make_in_batches, map_maker
+from evalib.map_makers import logits_in_batches, make_in_batches, map_maker
 
 CLASSES = torch.tensor([0, 1, 2])
 
@@ -45,9 +45,3 @@ def test_batches(tiny_model, images) -> None:
 def test_logits_in_batches(tiny_model, images) -> None:
     tiny_model.eval()
     torch.testing.assert_close(logits_in_batches(tiny_model, images, 2), tiny_model(images))
-
-
-def test_flat_maps() -> None:
-    cams = torch.rand(4, 5, 5)
-    cams[1], cams[2], cams[3, 0, 0] = 0, 0.3, 2
-    assert flat_maps(cams).tolist() == [False, True, True, False]

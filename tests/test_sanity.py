@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from evalib.sanity import check_maps, class_sensitivity, clearly_better, max_sensitivity
 from evalib.scores import Score
+from tests.blobs import Blobs, blob_images
 
 
 class Brightness(nn.Module):
@@ -125,40 +126,7 @@ def test_one_class_has_no_other(images) -> None:
 # --- four checks ----------------------------------------------------------------------------------------------
 
 
-class Blobs(nn.Module):
-    """Sees a blob in the channel of its class; classic CAM is its exact evidence."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.linear = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 3)
-
-    @classmethod
-    def trained(cls) -> Blobs:
-        model = cls()
-        with torch.no_grad():
-            model.conv.weight.copy_(torch.eye(3)[:, :, None, None].expand(-1, -1, 3, 3) / 9)
-            model.conv.bias.fill_(-0.2)
-            model.linear.weight.copy_(60 * torch.eye(3) - 20)
-            model.linear.bias.zero_()
-        return model
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.conv(images).relu()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.linear(self.features(images).mean(dim=(2, 3)))
-
-
-def blobs(count: int = 12, side: int = 16) -> tuple[Tensor, Tensor]:
-    """Images with a blob in the channel of the class and a smaller one in the next channel, on noise."""
-    generator = torch.Generator().manual_seed(4)
-    images = 0.1 * torch.rand(count, 3, side, side, generator=generator)
-    classes = torch.arange(count) % 3
-    for n in range(count):
-        top, left = torch.randint(0, side - 6, (2,), generator=generator).tolist()
-        images[n, n % 3, top : top + 6, left : left + 6] += 1
-        images[n, (n + 1) % 3, side - 4 - top // 2 :, :4] += 1
-    return images, classes
+IMAGES = blob_images()[:2]
 
 
 def unit(cams: Tensor) -> Tensor:
@@ -171,7 +139,7 @@ def exact_maps(model: Blobs, images: Tensor, classes: Tensor) -> Tensor:
 
 
 def failed(make_maps, model: nn.Module | None = None) -> set[str]:
-    verdict = check_maps(model or Blobs.trained(), *blobs(), make_maps)
+    verdict = check_maps(model or Blobs.trained(), *IMAGES, make_maps)
     lines = str(verdict).splitlines()[2:]
     assert [line.startswith("ok") for line in lines] == [check.passed for check in verdict.checks]
     assert [line.startswith("FAIL") for line in lines] == [not check.passed for check in verdict.checks]
@@ -218,7 +186,7 @@ def test_a_few_flat_maps_are_borne() -> None:
 
         return made
 
-    images, classes = (torch.cat([part, part]) for part in blobs())
+    images, classes = (torch.cat([part, part]) for part in IMAGES)
     found = [check_maps(Blobs.trained(), images, classes, make_maps(flat)).checks[0] for flat in (1, 2)]
     assert [check.passed for check in found] == [True, False]
     assert found[1].found == "2 of 24 maps are flat"
@@ -227,14 +195,13 @@ def test_a_few_flat_maps_are_borne() -> None:
 def test_checks_leave_everything_as_it_was() -> None:
     model = Blobs.trained().train()
     before, state = model.state_dict()["conv.weight"].clone(), torch.random.get_rng_state()
-    first = check_maps(model, *blobs(), exact_maps, seed=3)
+    first = check_maps(model, *IMAGES, exact_maps, seed=3)
     assert model.training
     assert model.conv.weight.equal(before)
     assert state.equal(torch.random.get_rng_state())
-    assert str(first) == str(check_maps(model, *blobs(), exact_maps, seed=3))
-    images, classes = blobs(1)
+    assert str(first) == str(check_maps(model, *IMAGES, exact_maps, seed=3))
     with pytest.raises(ValueError, match="at least two"):
-        check_maps(model, images, classes, exact_maps)
+        check_maps(model, *(part[:1] for part in IMAGES), exact_maps)
 
 
 def test_clearly_better() -> None:
