@@ -1,0 +1,167 @@
+"""ROAD, deletion and insertion, and imputation alone: images/s of evalib and grad-cam on the same maps, in turn.
+
+    python -m benchmarks.faithfulness [--images 8] [--rounds 5] [--widths 64 8] [--device cuda] [--output FILE]
+
+ResNet18 for 32 x 32 images, images of the shipped sample, Layer-CAM maps of layer3. Weights are as drawn but for the
+last layer, which is scaled so that the logits tell the images apart. A little noise makes all values of a map differ:
+then both remove the same pixels, and the report has the largest difference of their figures without noise of
+imputation. All run with kept memory (`evalib.runtime.keep_freed_memory`).
+
+What bounds the ratio: grad-cam's ROADCombined asks the network 36 times about an image, evalib 19 times, and deletion
+and insertion of 16 steps 33 times. "19 forward passes" is the network alone in the batches that evalib makes, which
+nothing that asks 19 times can be faster than. The wider the network, the less anything else counts.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import Report, machine, parser, publish, take_turns
+from evalib.data import sample
+from evalib.explain import explain
+from evalib.faithfulness import PERCENTILES, deletion_insertion, road
+from evalib.imputation import impute
+from evalib.models import build_model
+from evalib.runtime import keep_freed_memory, pick_device
+from evalib.transforms import normalize
+
+Subject = tuple[nn.Module, Tensor, Tensor, Tensor]
+BY_IMAGE, IN_BATCH = "grad-cam ROADCombined, image by image", "grad-cam ROADCombined, in one batch"
+
+
+def subject(number: int, width: int, device: torch.device) -> Subject:
+    """Model, images, maps and predicted classes."""
+    torch.manual_seed(0)
+    data = sample()
+    images = normalize(data.test.images[torch.arange(number)], data.mean, data.std).to(device)
+    model = build_model("resnet18", 10, width=width).to(device).eval()
+    with torch.no_grad():
+        logits = model(images)
+        scale = 2 / logits.std(dim=0)
+        last = model.get_submodule("linear")
+        last.load_state_dict({"weight": last.weight * scale[:, None], "bias": (last.bias - logits.mean(dim=0)) * scale})
+        classes = model(images).argmax(dim=1)
+    cams = explain(model, images, "layer3", classes, method="layer_cam")[0]
+    return model, images, (cams + 1e-4 * torch.rand_like(cams)) / 1.0001, classes
+
+
+def grad_cam_road(model: nn.Module, images: Tensor, cams: Tensor, classes: Tensor, *, at_once: int) -> Tensor:
+    from pytorch_grad_cam.metrics.road import ROADCombined
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
+
+    metric, scores = ROADCombined(list(PERCENTILES)), []
+    for some, maps, labels in zip(images.split(at_once), cams.split(at_once), classes.split(at_once), strict=True):
+        targets = [ClassifierOutputSoftmaxTarget(int(label)) for label in labels]
+        scores.append(torch.from_numpy(metric(some, maps.cpu().numpy(), targets, model)))
+    return torch.cat(scores)
+
+
+def forward_passes(model: nn.Module, images: Tensor, number: int) -> Tensor:
+    with torch.inference_mode():
+        versions = images.repeat_interleave(number, 0).contiguous(memory_format=torch.channels_last)
+        return torch.cat([model(batch) for batch in versions.split(max(1, 2**19 // images[0].numel()))])
+
+
+def removed_pixels(cams: Tensor) -> Tensor:
+    """(N, 18, H, W): the strongest and the weakest pixels, for each percentile."""
+    ranks = cams.flatten(1).argsort(dim=1).argsort(dim=1).view(cams.shape)[:, None]
+    counts = [1 + percentile * (cams[0].numel() - 1) // 100 for percentile in PERCENTILES]
+    few = torch.tensor(counts, device=cams.device)[:, None, None]
+    return torch.cat([ranks >= cams[0].numel() - few, ranks < few], dim=1)
+
+
+def grad_cam_imputes(images: Tensor, removed: Tensor, noise: float = 0.0) -> Tensor:
+    from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+
+    imputer, kept = NoisyLinearImputer(noise), (~removed).float().cpu()
+    filled = [imputer(image, mask) for image, masks in zip(images.cpu(), kept, strict=True) for mask in masks]
+    return torch.stack(filled).unflatten(0, removed.shape[:2])
+
+
+def largest_differences(about: Subject) -> dict[str, str]:
+    """Of the figures and of the imputed pixels, without noise."""
+    from pytorch_grad_cam.metrics.road import NoisyLinearImputer, neighbors_weights
+
+    _, images, cams, _ = about
+    imputed = impute(images, removed_pixels(cams)).cpu() - grad_cam_imputes(images, removed_pixels(cams))
+    defaults = NoisyLinearImputer.__init__.__defaults__
+    NoisyLinearImputer.__init__.__defaults__ = (0.0, neighbors_weights)
+    try:
+        theirs = grad_cam_road(*about, at_once=len(images))
+    finally:
+        NoisyLinearImputer.__init__.__defaults__ = defaults
+    ours = road(*about, noise=0.0)["ROAD"].values
+    return {
+        "largest difference of imputed pixels": f"{imputed.abs().max():.1e}",
+        "largest difference of ROAD": f"{(ours - theirs).abs().max():.1e}",
+        "mean size of ROAD": f"{ours.abs().mean():.3f}",
+    }
+
+
+def speed(work: Callable[[], object], number: int, device: torch.device) -> float:
+    """Images per second."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return number / (time.perf_counter() - start)
+
+
+def reports(width: int, number: int, rounds: int, device: torch.device) -> list[Report]:
+    """Whole figures, and imputation alone."""
+    about = subject(number, width, device)
+    model, images, cams, _ = about
+    settings = {"width": width, "images": number, "threads": torch.get_num_threads(), **largest_differences(about)}
+    figures: dict[str, Callable[[], object]] = {
+        "19 forward passes": partial(forward_passes, model, images, 19),
+        "evalib road": partial(road, *about),
+        "evalib deletion_insertion, 16 steps": partial(deletion_insertion, *about),
+        IN_BATCH: partial(grad_cam_road, *about, at_once=number),
+        BY_IMAGE: partial(grad_cam_road, *about, at_once=1),
+    }
+    removed = removed_pixels(cams)
+    imputing: dict[str, Callable[[], object]] = {
+        "evalib impute": partial(impute, images, removed, 0.01 * torch.randn_like(images)[:, None]),
+        "grad-cam NoisyLinearImputer": partial(grad_cam_imputes, images, removed, 0.01),
+    }
+    measured = [
+        take_turns({name: partial(speed, work, number, device) for name, work in kind.items()}, rounds)
+        for kind in (figures, imputing)
+    ]
+    return [
+        Report("Faithfulness", "images/s", measured[0], BY_IMAGE, machine(device), settings),
+        Report(
+            "Imputation of 18 sets of pixels",
+            "images/s",
+            measured[1],
+            "grad-cam NoisyLinearImputer",
+            machine(device),
+            {name: settings[name] for name in ("images", "threads")},
+        ),
+    ]
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--images", type=int, default=8, help="explained images (default: 8)")
+    options.add_argument("--widths", type=int, nargs="+", default=[64, 8], help="of the ResNet18s (default: 64 8)")
+    arguments = options.parse_args()
+    device = pick_device(arguments.device)
+    keep_freed_memory()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of grad-cam's use of numpy
+        made = [reports(width, arguments.images, arguments.rounds, device) for width in arguments.widths]
+    # what is imputed does not depend on the network: once is enough
+    publish(
+        [report for index, pair in enumerate(made) for report in (pair if index == 0 else pair[:1])], arguments.output
+    )
+
+
+if __name__ == "__main__":
+    main()
