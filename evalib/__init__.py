@@ -34,6 +34,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.explain      explain(): every method, all layers, a batch or a whole loader
               evalib.history      History: what a training run measured, epoch by epoch
     level 2   evalib.data         ImageData; cifar10(), stanford_cars(), image_folder(), hugging_face(), sample()
+              evalib.data.shapes  synthetic images with one object of known place
               evalib.optim        optimizer, schedule and penalty terms of a recipe
               evalib.initialization  a whitening first convolution, residual blocks that begin as the identity
               evalib.execution    device and precision of a run: the seam for more than one device
@@ -50,6 +51,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.neighbors    the training images that a network finds most like a given one
               evalib.mistake_groups  mistakes by kind: suspect labels, confident ones, near ties; confused pairs
               evalib.contrast     why one class and not another: maps of both on one scale, and their difference
+              evalib.contrast_check  whether the network decides otherwise without the places that spoke for its mistake
               evalib.car_errors   mistakes about cars by brand, model, type and year
               evalib.comparison   several runs in one table, made from their logs
               evalib.ladder       runs that each change the recipe of an earlier one
@@ -65,6 +67,8 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.curves       learning curves, also while a run trains
               evalib.cam_plots    heat tables of a ranking, removal curves, grids of maps
               evalib.input_plots  batches as a loader yields them
+              evalib.mistake_plots  contrasts, groups of mistakes, nearest training images
+              evalib.mistake_story  plot_mistake(): all about one mistake in one figure
               evalib.plots        every other figure, as a value
     level 4   evalib.report       the figures of a run, in one call; the explanation of one image
               evalib.commands     what the commands of the command line do and say

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from evalib.cam_maps import form
+from evalib.data.image_data import masks_to_boxes
 from evalib.scores import Score, Scores
 
 THRESHOLDS = 100  # at which a map is cut, evenly spaced in [0, 1)
@@ -264,20 +265,3 @@ def _ious(cams: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
             ious = common / ((parts[:, 2:] - parts[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - common)
             largest[row, column], best[row, column] = ious[areas.argmax()], ious.max()
     return torch.from_numpy(largest), torch.from_numpy(best)
-
-
-def masks_to_boxes(masks: Tensor) -> Tensor:
-    """(N, 4) float32 boxes around masks (N, H, W) bool: left, top, right, bottom, the latter two behind the last pixel.
-
-    Raises:
-        ValueError: if a mask is empty.
-    """
-    columns, rows = masks.any(dim=1), masks.any(dim=2)
-    if not columns.any(dim=1).all():
-        raise ValueError("`masks` needs an object in every image: one is empty.")
-    ends = []
-    for line in (columns, rows):
-        first = line.int().argmax(dim=1)
-        ends.append((first, line.shape[1] - line.flip(1).int().argmax(dim=1)))
-    (left, right), (top, bottom) = ends
-    return torch.stack([left, top, right, bottom], dim=1).float()

@@ -28,9 +28,9 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("data.decoding", "data.car_names", "data.mat_files", "data.workers")),
     (2, ("data.image_files",)),
     (2, ("data.image_data",)),
-    (2, ("data.damage",)),
+    (2, ("data.damage", "data.shapes")),
     (2, ("data.folder", "data.hugging_face")),
-    (2, ("data.sample", "data.cifar10", "data.stanford_cars_download")),
+    (2, ("data.sample", "data.cifar10", "data.shapes", "data.stanford_cars_download")),
     (2, ("data.stanford_cars",)),
     (2, ("data",)),
     (2, ("data.order",)),
@@ -49,10 +49,12 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (3, ("neighbors",)),
     (3, ("mistake_groups",)),
     (3, ("contrast",)),
+    (3, ("contrast_check",)),
     (3, ("sanity",)),
     (3, ("ranking",)),
     (3, ("figures",)),
-    (3, ("curves", "input_plots", "cam_plots")),
+    (3, ("curves", "input_plots", "cam_plots", "mistake_plots")),
+    (3, ("mistake_story",)),
     (3, ("plots",)),
     (4, ("report",)),
     (4, ("commands.inventory", "commands.results")),
@@ -96,7 +98,7 @@ def evalib_imports(module: str) -> set[str]:
                 for alias in node.names:
                     submodule = f"{prefix}.{alias.name}".removeprefix(".")
                     # evalib.data.cifar10 is a module, but its name imported from evalib.data is the function.
-                    is_function = prefix == "data" and alias.name in ("cifar10", "hugging_face", "sample")
+                    is_function = prefix == "data" and alias.name in ("cifar10", "hugging_face", "sample", "shapes")
                     found.add(submodule if submodule in MODULES and not is_function else prefix)
         elif isinstance(node, ast.Import):
             found |= {alias.name.removeprefix("evalib.") for alias in node.names if alias.name.startswith("evalib.")}

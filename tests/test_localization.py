@@ -10,11 +10,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from evalib.data.image_data import masks_to_boxes
 from evalib.localization import (
     best_iou,
     center_gaussian,
     energy_inside,
-    masks_to_boxes,
     max_box_accuracy,
     measure_localization,
     pointing_game,

@@ -1,4 +1,4 @@
-"""Datasets: CIFAR-10, a sample of it, Stanford Cars, folders of images, Hugging Face; loaders that feed a network."""
+"""Datasets: CIFAR-10, a sample of it, Stanford Cars, synthetic shapes, folders, Hugging Face; loaders that feed a network."""
 
 from evalib.data.cifar10 import cifar10 as cifar10
 from evalib.data.folder import image_folder as image_folder
@@ -6,4 +6,5 @@ from evalib.data.hugging_face import hugging_face as hugging_face
 from evalib.data.image_data import ImageData as ImageData
 from evalib.data.image_data import Split as Split
 from evalib.data.sample import sample as sample
+from evalib.data.shapes import shapes as shapes
 from evalib.data.stanford_cars import stanford_cars as stanford_cars

@@ -32,11 +32,13 @@ class Split:
         labels: (N,) int64.
         boxes: (N, 4) float32, left, top, right, bottom of the object in pixels of the image as stored; all 0 where it
             is not known; None if the dataset has none.
+        masks: (N, H, W) bool, the pixels of the object in the image as stored; None if the dataset has none.
     """
 
     images: Images
     labels: Tensor
     boxes: Tensor | None = None
+    masks: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.images.shape) != 4 or self.images.shape[1] != 3 or self.images.dtype != torch.uint8:
@@ -50,6 +52,8 @@ class Split:
             )
         if self.boxes is not None and self.boxes.shape != (len(self.images), 4):
             raise ValueError(f"`boxes` must be ({len(self.images)}, 4), one per image: got {tuple(self.boxes.shape)}.")
+        if self.masks is not None and self.masks.shape != (len(self.images), *self.images.shape[2:]):
+            raise ValueError(f"`masks` must be (N, H, W), one per image: got {tuple(self.masks.shape)}.")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -57,7 +61,8 @@ class Split:
     def select(self, indices: Tensor) -> Split:
         """The images at `indices` (M,) int64, in that order."""
         images = self.images[indices] if isinstance(self.images, Tensor) else self.images.select(indices)
-        return Split(images, self.labels[indices], None if self.boxes is None else self.boxes[indices])
+        boxes, masks = (None if known is None else known[indices] for known in (self.boxes, self.masks))
+        return Split(images, self.labels[indices], boxes, masks)
 
     @property
     def geometry(self) -> Geometry:
@@ -65,7 +70,7 @@ class Split:
         return Geometry() if isinstance(self.images, Tensor) else self.images.geometry
 
     def with_geometry(self, geometry: Geometry) -> Split:
-        """The same images, seen through another geometry."""
+        """The same images, seen through another geometry; masks, which lie on the images as stored, are left behind."""
         if isinstance(self.images, Tensor):
             return (
                 self
@@ -210,6 +215,19 @@ class ImageData:
             return self
         source = f"{self.source}, of it {len(smaller_train):,} training and {len(smaller_test):,} test images"
         return dataclasses.replace(self, train=smaller_train, test=smaller_test, source=source)
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """(N, 4) float32 boxes around masks (N, H, W) bool: left, top, right, bottom, the latter two behind the last pixel.
+
+    Raises:
+        ValueError: if a mask is empty.
+    """
+    from torchvision import ops
+
+    if not masks.flatten(1).any(dim=1).all():
+        raise ValueError("`masks` needs an object in every image: one is empty.")
+    return ops.masks_to_boxes(masks) + torch.tensor([0.0, 0.0, 1.0, 1.0], device=masks.device)
 
 
 def _first_of_each_class(split: Split, count: int | None, num_classes: int) -> Split:
