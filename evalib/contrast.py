@@ -247,10 +247,10 @@ def mean_contrasts(
         n: how many pairs.
 
     Raises:
-        TypeError, ValueError: as `contrast_batches`, and if n < 1.
+        TypeError, ValueError: as `contrast_batches`, and if n < 1 or there is no mistake.
     """
-    if n < 1:
-        raise ValueError(f"`n` needs to be 1 or more: got {n}.")
+    if n < 1 or len(mistakes) == 0:
+        raise ValueError(f"`n` and the number of `mistakes` need to be 1 or more: got {n} and {len(mistakes)}.")
     pairs = confused_pairs(mistakes, n)
     found = []
     for pair in pairs:

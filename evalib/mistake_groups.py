@@ -100,10 +100,10 @@ def group_mistakes(
 
     1. "label suspect": the label itself may be wrong. The model is confident of another class, gives the label a
        probability below chance (a loss above log C), and the nearest training images are labeled with that class, too.
-       A suspicion, not a proof: look at the images. Neighbors by the network's own features are no independent
+       A suspicion, not a proof: look at the images. Neighbors by the network's own features are hardly an independent
        witness, and a network that has learned wrong labels by heart has no loss on them: judge images that it was not
        trained on.
-    2. "confident": as sure as the model is of half the images that it gets right.
+    2. "confident": surer than of the least sure quarter of the images that it gets right.
     3. "near tie": the two highest probabilities are nearly equal.
     4. "unsure": everything between.
 
@@ -111,8 +111,8 @@ def group_mistakes(
         evaluation: logits (N, C) and labels of a whole split.
         neighbors: of `find_mistakes(evaluation)`, in that order, as `nearest_images` gives them; without them there is
             no group of label suspects.
-        confident: least probability of a confident mistake; None takes the median of the images predicted right, since
-            how sure a network can be depends on how it was trained, as with smoothed labels.
+        confident: least probability of a confident mistake; None takes the lower quartile of the images predicted
+            right, since how sure a network can be depends on how it was trained, as with smoothed labels.
         tie: largest margin between the two highest probabilities of a near tie.
         suspect_agreement: least share of the neighbors of a label suspect that are labeled as predicted.
 
@@ -124,7 +124,7 @@ def group_mistakes(
     _check(evaluation, mistakes, neighbors, confident)
     if confident is None:
         right = evaluation.predictions == evaluation.labels
-        confident = evaluation.probabilities[right].amax(dim=1).median().item()
+        confident = evaluation.probabilities[right].amax(dim=1).double().quantile(0.25).item()
     top = evaluation.probabilities[mistakes.indices].topk(2)
     margin = top.values[:, 0] - top.values[:, 1]
     loss = F.cross_entropy(logits[mistakes.indices], mistakes.true, reduction="none")
@@ -133,7 +133,7 @@ def group_mistakes(
     group[margin <= tie] = GROUPS.index("near tie")
     group[sure] = GROUPS.index("confident")
     rules = {
-        "confident": f"probability ≥ {confident:.0%}",
+        "confident": f"probability ≥ {confident:.1%}",
         "near tie": f"two highest probabilities within {tie:.0%}",
         "unsure": "everything between",
     }

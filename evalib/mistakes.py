@@ -58,8 +58,8 @@ class Mistakes:
             raise ValueError(f"`n` needs to be 1 or more: got {n}. `len(mistakes)` tells how many there are.")
         return self.select(slice(n))
 
-    def select(self, rows: Tensor | slice) -> Mistakes:
-        """Some of the mistakes: those at `rows`, positions (K,) int64 in their order or a mask (M,) bool."""
+    def select(self, rows: Tensor | slice | list[int]) -> Mistakes:
+        """Some of the mistakes: those at `rows`, positions in the present order or a mask (M,) bool."""
         return Mistakes(*(column[rows] for column in self._columns()))
 
     def by_confidence(self) -> Mistakes:

@@ -38,6 +38,10 @@ class Neighbors:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def select(self, rows: Tensor | slice | list[int]) -> Neighbors:
+        """Those of some of the images: at `rows`, positions in their order or a mask."""
+        return Neighbors(self.indices[rows], self.similarity[rows], self.labels[rows])
+
     def agreement(self, classes: Tensor) -> Tensor:
         """(M,) float32 in [0, 1], the share of an image's neighbors that are labeled with its entry of `classes`.
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from evalib.data.image_data import Split
+from evalib.data.image_data import ImageData, Split
 from evalib.engine import Evaluation
 from evalib.mistakes import Mistakes, find_mistakes
 
@@ -68,6 +68,37 @@ def test_head_takes_the_first_and_never_more_than_there_are(mistakes):
 def test_head_of_no_image_is_an_error(mistakes, n):
     with pytest.raises(ValueError, match=f"`n` needs to be 1 or more: got {n}"):
         mistakes.head(n)
+
+
+@pytest.mark.parametrize("rows", [[3, 0], torch.tensor([3, 0]), slice(3, None, None)], ids=["list", "tensor", "slice"])
+def test_select_takes_rows_of_all_columns(mistakes, rows):
+    chosen = mistakes.select(rows)
+    expected = [3, 0] if not isinstance(rows, slice) else [3]
+    for name in ("indices", "true", "predicted", "probability"):
+        assert getattr(chosen, name).tolist() == [getattr(mistakes, name).tolist()[row] for row in expected]
+
+
+def test_select_takes_a_mask(mistakes):
+    assert mistakes.select(mistakes.true == 1).indices.tolist() == [2, 4]
+    assert len(mistakes.select([])) == 0
+
+
+def test_batches_are_normalized_images_in_the_order_of_the_mistakes(mistakes):
+    pixels = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1).expand(6, 3, 4, 4) * 51
+    split = Split(pixels, torch.tensor([0, 0, 1, 1, 1, 2]))
+    train = Split(pixels[:1], torch.tensor([0]))
+    data = ImageData("six", ("a", "b", "c"), train, split, (0.0, 0.5, 1.0), (1.0, 0.5, 2.0))
+    parts = list(mistakes.by_confidence().batches(data, batch_size=3))
+    assert [part.indices.tolist() for part, _ in parts] == [[2, 5, 4], [1]]
+    assert [len(part) for part, _ in mistakes.batches(data)] == [4]
+    images = torch.cat([images for _, images in parts])[:, :, 0, 0]
+    values = torch.tensor([0.4, 1.0, 0.8, 0.2])
+    torch.testing.assert_close(images, torch.stack([values, (values - 0.5) / 0.5, (values - 1) / 2], dim=1))
+    for wrong, message in (({"split": "val"}, "no split 'val'"), ({"split": "train"}, "labels at the indices")):
+        with pytest.raises(ValueError, match=message):
+            list(mistakes.batches(data, **wrong))
+    with pytest.raises(ValueError, match="No misclassified image"):
+        list(mistakes.select([]).batches(data))
 
 
 def test_by_confidence_sorts_all_columns_and_keeps_ties_in_order(mistakes):
