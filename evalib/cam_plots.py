@@ -35,7 +35,8 @@ def plot_ranking(ranking: Ranking) -> Figure:
     across = min(2, len(ranking.figures))
     down = -(-len(ranking.figures) // across)
     longest = max(map(len, methods))
-    figure = new_figure(across * (0.85 * len(layers) + 0.5) + 0.08 * longest, down * (0.42 * len(methods) + 1.1) + 0.3)
+    width = max(0.85 * len(layers) + 0.5, 3.8)  # room for the controls above
+    figure = new_figure(across * width + 0.08 * longest, down * (0.42 * len(methods) + 1.1) + 0.3)
     grid = figure.subplots(down, across, squeeze=False)
     panels = list(grid.flat)
     for axes, name in zip(panels, ranking.figures, strict=False):

@@ -111,12 +111,15 @@ def _blocks(model: nn.Module) -> list[str]:
 
 
 def _initialize(model: nn.Module, name: str, seed: int) -> None:
-    """New weights for a part of the network; on the CPU, so that they are the same on every device."""
+    """New weights for a part of the network; on the CPU, so that they are the same on every device.
+
+    The random state is the caller's to keep.
+    """
     part = model.get_submodule(name)
     device = next(part.parameters()).device
     part.cpu()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.default_generator.manual_seed(derived_seed(seed, "random weights", name))
+    torch.default_generator.manual_seed(derived_seed(seed, "random weights", name))
+    with torch.no_grad():
         for module in part.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()

@@ -42,7 +42,7 @@ class Candidate:
         seconds: per image, for its map.
         problems: why it must not be chosen; empty for one that may be.
         mean_place: of all that may be chosen, its place (1 for the best) in each figure that counts, the mean of them;
-            NaN for one that may not.
+            figures that agree to three digits share a place. NaN for one that may not be chosen.
     """
 
     method: str
@@ -80,10 +80,10 @@ class Ranking:
 
     @property
     def ranked(self) -> tuple[Candidate, ...]:
-        """Those that may be chosen, best first, equal places by the first figure; then those that may not."""
+        """Those that may be chosen, best first, equal means of places by the first figure; then those that may not."""
         first = self.figures[0]
         good = [candidate for candidate in self.candidates if not candidate.problems]
-        good.sort(key=lambda candidate: (candidate.mean_place, -candidate.scores[first].mean))
+        good.sort(key=lambda candidate: (candidate.mean_place, -_shown(candidate, first)))
         return (*good, *(candidate for candidate in self.candidates if candidate.problems))
 
     @property
@@ -273,7 +273,7 @@ def _with_places(found: Sequence[Candidate], figures: Sequence[str]) -> tuple[Ca
     good = [candidate for candidate in found if not candidate.problems]
 
     def place(candidate: Candidate, name: str) -> int:
-        return 1 + sum(other.scores[name].mean > candidate.scores[name].mean for other in good)
+        return 1 + sum(_shown(other, name) > _shown(candidate, name) for other in good)
 
     return tuple(
         candidate
@@ -281,3 +281,8 @@ def _with_places(found: Sequence[Candidate], figures: Sequence[str]) -> tuple[Ca
         else replace(candidate, mean_place=sum(place(candidate, name) for name in figures) / len(figures))
         for candidate in found
     )
+
+
+def _shown(candidate: Candidate, name: str) -> float:
+    """A figure to the digits that the table shows: methods that are equal but for rounding stay equal."""
+    return round(candidate.scores[name].mean, 3)

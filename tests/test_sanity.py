@@ -65,7 +65,7 @@ def test_maps_of_the_class_and_maps_blind_to_it(images) -> None:
 
 def test_flat_maps_of_either_class(images) -> None:
     images[0, 2] = 5.0  # flat map of the class
-    images[1, 0] = 0.0  # flat map of the least likely one
+    images[:2, 0] = 0.0  # flat maps of the least likely one, of which the first tells nothing
     score = class_sensitivity(Brightness(), images, torch.tensor([2, 2, 2, 0]), channel_of_class)
     assert score.values.isnan().tolist() == [True, False, False, False]
     assert score.values[1] == 0
@@ -163,6 +163,8 @@ def test_maps_of_other_weights_fail() -> None:
 def test_constant_maps_fail_everything() -> None:
     found = failed(lambda model, images, classes: torch.full((len(images), 16, 16), 0.5))
     assert found == {"not flat", "class matters", "weights matter", "better than noise"}
+    verdict = check_maps(Blobs.trained(), *IMAGES, lambda model, images, classes: torch.zeros(len(images), 16, 16))
+    assert [check.found for check in verdict.checks][1:] == ["no figure: all maps are flat"] * 3
 
 
 def test_maps_blind_to_the_class_fail() -> None:
@@ -175,6 +177,13 @@ def test_noise_and_inverted_maps_do_not_beat_noise() -> None:
 
     assert failed(noise) == {"better than noise"}
     assert "better than noise" in failed(lambda *given: 1 - exact_maps(*given))
+
+
+def test_both_kinds_of_noise_are_to_be_beaten(monkeypatch) -> None:
+    for answers, passed in (([True, True], True), ([True, False], False), ([False, True], False)):
+        left = list(answers)
+        monkeypatch.setattr("evalib.sanity.clearly_better", lambda own, other, left=left: left.pop(0))
+        assert check_maps(Blobs.trained(), *IMAGES, exact_maps).checks[3].passed is passed
 
 
 def test_a_few_flat_maps_are_borne() -> None:
