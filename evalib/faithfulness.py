@@ -21,8 +21,8 @@ from evalib.runtime import derived_seed
 from evalib.scores import Score, Scores
 
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
-_LOW = {"ROAD MoRF", "deletion", "average drop"}  # figures that are good when low
 BLUR = 1 / 16  # standard deviation of a blur, as a fraction of the image's shorter side
+_LOW = {"ROAD MoRF", "deletion", "average drop"}  # figures that are good when low
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,8 +72,8 @@ def network() -> tuple[nn.Module, Tensor, Tensor, Tensor]:
 def test_deletion_and_insertion_by_hand(by_hand, label):
     """Logits of class 0: the image has 1 * 1 + 2 * .5 + 3 * 1 - 4 * .25 = 4. Pixels go in the order 2, 3, 1, -4."""
     model, images, cams = by_hand
-    curves = deletion_insertion(model, images, cams, torch.tensor([label]), steps=4)
-    smooth = blurred(images, 1 / 16)[0, 0]
+    curves = deletion_insertion(model, images, cams, torch.tensor([label]), steps=4, blur=0.5)
+    smooth = blurred(images, 0.5)[0, 0]
     start = [*(model.weights * smooth).flatten().tolist()]  # what each pixel adds once the image is blurred
     insertion = [sum(start)]
     for place, added in ((1, 1.0), (2, 3.0), (0, 1.0), (3, -1.0)):
@@ -104,10 +104,10 @@ def test_areas_by_hand():
 def test_pixels_that_no_number_of_steps_divides():
     model = Weighted(torch.ones(3, 3))
     cams = torch.arange(9.0).view(1, 3, 3)
-    curves = deletion_insertion(model, torch.ones(1, 3, 3, 3), cams, torch.tensor([0]), steps=2)
-    assert curves.fractions.tolist() == [0, 4 / 9, 1]
-    assert curves.deletion[0].tolist() == pytest.approx(sigmoid(9, 5, 0))
-    assert curves.insertion[0].tolist() == pytest.approx(sigmoid(9, 9, 9))  # a constant image is its own blur
+    curves = deletion_insertion(model, torch.ones(1, 3, 3, 3), cams, torch.tensor([0]), steps=5)
+    assert curves.fractions.tolist() == [0, 2 / 9, 4 / 9, 5 / 9, 7 / 9, 1]
+    assert curves.deletion[0].tolist() == pytest.approx(sigmoid(9, 7, 5, 4, 2, 0))
+    assert curves.insertion[0].tolist() == pytest.approx(sigmoid(*[9] * 6))  # a constant image is its own blur
 
 
 # --- average drop --------------------------------------------------------------------------------------------

@@ -113,6 +113,13 @@ def test_the_error_follows_the_tolerance():
         assert tolerance / 1000 < error <= tolerance * images.abs().max()
 
 
+def test_the_tolerance_goes_with_the_values():
+    images, sets = images_and_sets(1, 16, 16, [0.5, 0.9])
+    filled = impute(images, sets)
+    for scale in (1e-4, 1e4):
+        torch.testing.assert_close(impute(scale * images, sets) / scale, filled, atol=2e-4, rtol=0)
+
+
 def test_noise_is_added_to_removed_pixels_only():
     images, sets = images_and_sets(2, 8, 8, [0.5])
     noise = torch.randn(2, 1, 3, 8, 8)
