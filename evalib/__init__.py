@@ -34,7 +34,6 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.explain      explain(): every method, all layers, a batch or a whole loader
               evalib.history      History: what a training run measured, epoch by epoch
     level 2   evalib.data         ImageData; cifar10(), stanford_cars(), image_folder(), hugging_face(), sample()
-              evalib.data.shapes  synthetic images with one object of known place
               evalib.optim        optimizer, schedule and penalty terms of a recipe
               evalib.initialization  a whitening first convolution, residual blocks that begin as the identity
               evalib.execution    device and precision of a run: the seam for more than one device
@@ -60,6 +59,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.map_likeness  rank correlation and structural similarity of two maps
               evalib.map_makers   map_maker(): a method at a layer; maps batch by batch
               evalib.randomization  maps of a network whose layers become random, one after the other
+              evalib.broken_maps  maps that are worth nothing: what the checks must say so of
               evalib.sanity       check_maps(): do maps depend on class and weights, and beat noise?
               evalib.ranking      rank_maps(): methods times layers, the best one, and why
               evalib.prediction   the classes of image files, or why there are none

@@ -50,6 +50,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (3, ("mistake_groups",)),
     (3, ("contrast",)),
     (3, ("contrast_check",)),
+    (3, ("broken_maps",)),
     (3, ("sanity",)),
     (3, ("ranking",)),
     (3, ("figures",)),
