@@ -131,19 +131,24 @@ def by_hand(candidates: dict[str, tuple[Scores, float]], problems: dict[str, tup
 
 def test_the_order_is_by_mean_place_then_by_the_first_figure() -> None:
     found = by_hand(
-        {"a": (scores(0.2, 0.5), 2.0), "b": (scores(0.3, 0.4), 2.0), "c": (scores(0.9, 0.9), math.nan)},
+        {
+            "a": (scores(0.2, 0.5), 2.0),
+            "b": (scores(0.3, 0.4), 2.0),
+            "d": (scores(0.3001, 0.4), 2.0),  # as good as the one before it, to three digits
+            "c": (scores(0.9, 0.9), math.nan),
+        },
         {"c": ("blind to the class",)},
     )
-    assert [candidate.layer for candidate in found.ranked] == ["b", "a", "c"]
+    assert [candidate.layer for candidate in found.ranked] == ["b", "d", "a", "c"]
     rows = {row["maps"]: row for row in found.table().rows}
-    assert list(rows)[:3] == ["cam b", "cam a", "cam c"]
+    assert list(rows)[:4] == ["cam b", "cam d", "cam a", "cam c"]
     assert [rows[f"cam {layer}"]["verdict"] for layer in "bac"] == ["best", "ok", "blind to the class"]
     assert rows["random"]["verdict"] == "control"
     assert rows["cam b"]["ms/image"] == 10
 
 
 def test_the_reason_names_what_is_as_good_and_what_is_left_out() -> None:
-    near, behind = scores(0.3, 0.395), scores(0.299, 0.2)
+    near, behind = scores(0.3, 0.395), scores(0.301, 0.2)
     near["insertion - deletion"].values[0] += 0.1  # not clearly behind then
     found = by_hand(
         {"a": (scores(0.3, 0.4), 1.0), "b": (near, 1.5), "c": (behind, 2.5), "d": (scores(0.9, 0.9), math.nan)},
