@@ -1,4 +1,4 @@
-"""Datasets: CIFAR-10, a sample of it, Stanford Cars, synthetic shapes, folders, Hugging Face; loaders that feed a network."""
+"""Datasets: CIFAR-10, a sample of it, Stanford Cars, shapes, folders, Hugging Face; loaders that feed a network."""
 
 from evalib.data.cifar10 import cifar10 as cifar10
 from evalib.data.folder import image_folder as image_folder
