@@ -229,8 +229,13 @@ def control_maps(cams: Tensor, seed: int = 1, *, blur: float = BLUR) -> dict[str
     if cams.dim() != 3 or cams.numel() == 0:
         raise ValueError(f"`cams` needs shape (N, H, W): got {form(cams)}. Of (L, N, H, W) take a layer: `cams[-1]`.")
     generator = torch.Generator().manual_seed(derived_seed(seed, "control maps"))
-    noise = torch.rand(cams.shape, generator=generator).to(cams.device)
-    maps = {"random": noise, "random, blurred": blurred(noise, blur), "blurred": blurred(cams.float(), blur)}
+    count, height, width = cams.shape
+    # Noise beyond the edges, too: blurred with its border repeated, it would be strongest there.
+    margin = math.ceil(3 * blur * min(height, width))
+    wide = torch.rand(count, height + 2 * margin, width + 2 * margin, generator=generator).to(cams.device)
+    smooth = blurred(wide, blur * min(height, width) / min(wide.shape[1:]))
+    noise, smooth = (maps[:, margin : margin + height, margin : margin + width] for maps in (wide, smooth))
+    maps = {"random": noise, "random, blurred": smooth, "blurred": blurred(cams.float(), blur)}
     return {name: finish(made, made[:, None], f"`cams`, {name},") for name, made in maps.items()}
 
 

@@ -286,6 +286,16 @@ def test_control_maps():
     assert not torch.equal(control_maps(cams, seed=4)["random"], noise)
 
 
+def test_blurred_noise_is_as_strong_at_the_edge_as_anywhere():
+    """Else it would be a weak control for objects in the middle."""
+    blurry = control_maps(torch.rand(400, 16, 16))["random, blurred"]
+    strongest = blurry.flatten(1).argmax(dim=1)
+    rows, columns = strongest // 16, strongest % 16
+    at_the_edge = (rows < 2) | (rows > 13) | (columns < 2) | (columns > 13)
+    chance = 1 - (12 / 16) ** 2
+    assert abs(at_the_edge.double().mean() - chance) < 4 * math.sqrt(chance * (1 - chance) / 400)
+
+
 def test_224_pixels():
     model, images = Weighted(torch.rand(224, 224)), torch.randn(1, 3, 224, 224)
     cams = explain(resnet18(width=2), images, ["layer4"], class_idx=0)[0] + torch.rand(1, 224, 224)
