@@ -50,7 +50,7 @@ def plot_contrasts(data: ImageData, mistakes: Mistakes, contrast: Contrast, *, s
     require(fits, "`contrast` needs to be that of `mistakes`: its classes are others. Use `contrast_mistakes`.")
     photos, titles = photos_of(data, mistakes, split), titles_of(data, mistakes)
     rows = contrast_rows(contrast, photos)
-    figure = new_figure(4 * TILE + 2.2, len(rows) * row_height(TILE, 0) + 0.8)
+    figure = new_figure(4 * TILE + 2.5, len(rows) * row_height(TILE, 0) + 0.8)
     grid = draw_contrasts(figure, rows, columns=4)
     for number, axes in enumerate(grid[:, 0]):
         mistake, layer = divmod(number, len(contrast.layers))
@@ -58,7 +58,7 @@ def plot_contrasts(data: ImageData, mistakes: Mistakes, contrast: Contrast, *, s
             axes.remove()
             continue
         show_image(axes, photos[mistake])
-        axes.set_ylabel(titles[mistake], rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
+        _label(axes, titles[mistake])
     grid[0, 0].set_title("image", fontsize=9)
     return figure
 
@@ -78,9 +78,9 @@ def plot_pair_contrasts(found: PairContrasts, classes: Sequence[str]) -> Figure:
         place, layer = divmod(number, len(found.means.layers))
         pair = found.pairs[place]
         if layer == 0:
-            row.label = f"true: {classes[pair.true]}\npredicted: {classes[pair.predicted]}\n{row.label}"
+            row.label = f"{_lines(classes[pair.true], classes[pair.predicted])}\n{row.label}"
         row.label += f", {int(found.used[layer, place])} images"
-    figure = new_figure(3 * TILE + 1.8, len(rows) * row_height(TILE, 0) + 0.8)
+    figure = new_figure(3 * TILE + 2.0, len(rows) * row_height(TILE, 0) + 0.8)
     draw_contrasts(figure, rows, columns=3)
     return figure
 
@@ -109,7 +109,7 @@ def plot_groups(data: ImageData, groups: MistakeGroups, *, count: int = 6, split
         for axes, photo, title in zip(line, photos_of(data, shown, split), titles_of(data, shown), strict=False):
             show_image(axes, photo)
             axes.set_title(title, fontsize=8, parse_math=False)
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        _label(line[0], label)
         for spare in line[len(shown) :]:
             spare.remove()
     return figure
@@ -137,7 +137,7 @@ def plot_neighbors(data: ImageData, mistakes: Mistakes, neighbors: Neighbors, *,
     photos, titles = photos_of(data, mistakes, split), titles_of(data, mistakes)
     for m, line in enumerate(grid):
         show_image(line[0], photos[m])
-        line[0].set_ylabel(titles[m], rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
+        _label(line[0], titles[m])
         draw_neighbors(list(line[1:]), data, mistakes.select([m]), neighbors.select([m]))
     return figure
 
@@ -187,7 +187,7 @@ def draw_contrasts(figure: Figure | SubFigure, rows: list[Row], *, columns: int)
             show_image(axes, _colored(values / largest, row.photo))
         if row.flat:
             show_image(line[-1], _colored(row.maps[-1] / largest, row.photo), note="the same everywhere")
-        line[-3].set_ylabel(row.label, fontsize=9, parse_math=False)
+        _label(line[-3], row.label)
     for axes, heading in zip(grid[0, -3:], ("true class", "predicted class", "difference"), strict=True):
         axes.set_title(heading, fontsize=9)
     colors = LinearSegmentedColormap.from_list("", [TRUE, "white", PREDICTED])
@@ -197,6 +197,11 @@ def draw_contrasts(figure: Figure | SubFigure, rows: list[Row], *, columns: int)
     ends = f"-{largest:.2g}\nfor true", "0", f"{largest:.2g}\nfor predicted"
     bar.set_ticks([-largest, 0, largest], labels=ends, fontsize=8)
     return grid
+
+
+def _label(axes: Axes, text: str) -> None:
+    """Text of several lines at the left of a tile."""
+    axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
 
 
 def _colored(values: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
@@ -232,7 +237,10 @@ def titles_of(data: ImageData, mistakes: Mistakes) -> list[str]:
     """True and predicted class of every mistake, the latter with its probability."""
     columns = zip(mistakes.true.tolist(), mistakes.predicted.tolist(), mistakes.probability.tolist(), strict=True)
     return [
-        f"{fill(f'true: {data.classes[true]}', 27)}\n"
-        + fill(f"predicted: {data.classes[predicted]} {100 * probability:.0f}\u00a0%", 27)
+        _lines(data.classes[true], f"{data.classes[predicted]} {100 * probability:.0f}\u00a0%")
         for true, predicted, probability in columns
     ]
+
+
+def _lines(true: str, predicted: str) -> str:
+    return "\n".join(fill(line, 27) for line in (f"true: {true}", f"predicted: {predicted}"))

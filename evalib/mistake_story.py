@@ -67,9 +67,9 @@ def plot_mistake(
     (photo,) = photos_of(data, one, split)
     heights = max(3.2, len(contrast.layers) * row_height(TILE, 0) + 0.9), row_height(TILE, 3) + 0.1
     tiles = near.indices.shape[1]
-    figure = new_figure(max(3.4 + 3 * TILE + 0.4, tiles * TILE + 0.2), sum(heights))
+    figure = new_figure(max(3.4 + 3 * TILE + 0.7, tiles * TILE + 0.2), sum(heights))
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
-    left, right = above.subfigures(1, 2, squeeze=False, width_ratios=[3.4, 3 * TILE + 0.4])[0]
+    left, right = above.subfigures(1, 2, squeeze=False, width_ratios=[3.4, 3 * TILE + 0.7])[0]
     picture, bars = left.subplots(2, 1, height_ratios=[3, 2])
     show_image(picture, photo)
     picture.set_title(titles_of(data, one)[0], fontsize=9, parse_math=False)
@@ -89,7 +89,7 @@ def _draw_probabilities(axes: Axes, probabilities: Tensor, mistake: Mistakes, cl
     colors = {true: TRUE, predicted: PREDICTED}
     bars = axes.barh(range(len(shown)), percent, color=[colors.get(label, "0.7") for label in shown])
     axes.bar_label(bars, [f"{value:.0f} %" for value in percent], padding=3, fontsize=8)
-    axes.set_yticks(range(len(shown)), [fill(classes[label], 24) for label in shown], fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(shown)), [fill(classes[label], 30) for label in shown], fontsize=7.5, parse_math=False)
     axes.set(xticks=[], xlim=(0, 1.25 * max(percent)))
     axes.invert_yaxis()
     axes.tick_params(length=0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evalib.contrast import Contrast
 from evalib.contrast_check import check_contrast
 from evalib.data.image_data import ImageData, Split
 from evalib.mistakes import Mistakes
@@ -80,6 +81,15 @@ def test_flat_contrasts_are_left_out_and_counted(net, squares):
     data.test.images[:] = 60
     rows = check_contrast(net, data, mistakes, "features").rows
     assert [row["right"] for row in rows[3:]] == [None] * 3
+
+
+def test_a_contrast_that_rounding_alone_makes_uneven_is_flat(net, squares, monkeypatch):
+    def uneven(_model, images, classes, other_classes, _layers, *, method):
+        cams = 0.5 + 1e-6 * torch.rand(1, len(images), 16, 16, generator=torch.Generator().manual_seed(1))
+        return Contrast(cams, torch.zeros_like(cams), torch.ones(1, len(images)), classes, other_classes, (method,))
+
+    monkeypatch.setattr("evalib.contrast_check.contrast", uneven)
+    assert [row["n"] for row in check_contrast(net, *squares).rows[4:]] == [0, 0]
 
 
 def test_third_classes_are_told_from_the_right_one(net, squares):

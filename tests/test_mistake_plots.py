@@ -93,6 +93,9 @@ def test_contrasts_of_others_are_refused(tiny_model, tiny_data, mistakes):
     contrast = contrast_mistakes(tiny_model, tiny_data, mistakes.head(2), "layer4")
     with pytest.raises(ValueError, match="`contrast` needs to be that of `mistakes`"):
         plot_contrasts(tiny_data, mistakes.head(3), contrast)
+    wrong = dataclasses.replace(contrast, other_classes=contrast.classes)
+    with pytest.raises(ValueError, match="`contrast` needs to be that of `mistakes`"):
+        plot_contrasts(tiny_data, mistakes.head(2), wrong)
     many = mistakes.select([0] * 61)
     cams = torch.zeros(61, 32, 32)
     with pytest.raises(ValueError, match="need to be 1 to 60 rows: got 61"):
@@ -108,6 +111,10 @@ def test_means_of_pairs(tiny_model, tiny_data, mistakes):
     largest = max(
         part.abs().max().item() for part in (found.means.cams, found.means.other_cams, found.means.difference)
     )
+    darkest = min(
+        np.abs(tile - to_rgb(color)).max(axis=2).min() for tile in pictures(figure) for color in (TRUE, PREDICTED)
+    )
+    assert darkest == pytest.approx(0.1 * (1 - min(to_rgb(TRUE))), abs=1e-4), "the strongest place has the full color"
     assert figure.axes[-1].get_xticklabels()[2].get_text() == f"{largest:.2g}\nfor predicted"
 
 
