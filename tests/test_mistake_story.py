@@ -73,7 +73,7 @@ def test_a_true_class_that_is_far_down_is_shown_too(tiny_data):
 def test_neighbors_that_are_known_are_not_searched_for(tiny_model, tiny_data, mistakes, monkeypatch):
     known = nearest_images(tiny_model, tiny_data, mistakes, k=3)
     monkeypatch.setattr("evalib.mistake_story.nearest_images", None)
-    figure = plot_mistake(tiny_model, tiny_data, mistakes.select([1]), method="cam", neighbors=known.select([1]))
+    figure = plot_mistake(tiny_model, tiny_data, mistakes.select([1, 0]), method="cam", neighbors=known.select([1, 0]))
     shown = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images][-3:]
     for tile, index in zip(shown, known.indices[1], strict=True):
         np.testing.assert_array_equal(tile, tiny_data.train.images[index].permute(1, 2, 0).numpy())
