@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from itertools import starmap
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from evalib.cam_maps import form
@@ -15,6 +17,7 @@ from evalib.scores import Score, Scores
 THRESHOLDS = 100  # at which a map is cut, evenly spaced in [0, 1)
 IOU = (0.3, 0.5, 0.7)
 ZHOU_SHARE = 0.2
+_AT_ONCE = 100  # maps, which bounds the memory
 
 
 def pointing_game(cams: Tensor, regions: Tensor) -> Tensor:
@@ -129,7 +132,8 @@ def max_box_accuracy(cams: Tensor, regions: Tensor) -> Scores:
         "MaxBoxAcc" and "MaxBoxAccV2": per image 1 for a hit at the best threshold, 0 for a miss and for a flat map.
     """
     start = time.perf_counter()
-    largest, any_part = _ious(cams, regions)
+    some = zip(cams.split(_AT_ONCE), regions.split(_AT_ONCE), strict=True)
+    largest, any_part = map(torch.cat, zip(*starmap(_ious, some), strict=True))
     hits, chosen = [], []
     for ious, delta in [(largest, 0.5), *((any_part, delta) for delta in IOU)]:
         found = (ious >= delta).double()
@@ -251,17 +255,27 @@ def _parts(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ious(cams: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, THRESHOLDS) float64 each: IoU with the object's box of the largest part's box, and the best of all parts."""
+    """(N, THRESHOLDS) float64 each: IoU with the object's box of the largest part's box, and the best of all parts.
+
+    The maps stand below one another in one image, a row that is never marked between them: its parts are found at once.
+    """
     inside = _inside(cams, regions)
-    boxes = masks_to_boxes(inside) if regions.dtype == torch.bool else regions
+    boxes = (masks_to_boxes(inside) if regions.dtype == torch.bool else regions).double().cpu().numpy()
+    step = cams.shape[1] + 1
+    column = F.pad(_scaled(cams), (0, 0, 0, 1), value=-1.0).flatten(0, 1).cpu().numpy()
     largest, best = np.zeros((2, len(cams), THRESHOLDS))
-    for row, (scaled, box) in enumerate(zip(_scaled(cams).cpu().numpy(), boxes.double().cpu().numpy(), strict=True)):
-        if scaled.max() == 0:  # flat
-            continue
-        for column, threshold in enumerate(_thresholds()):
-            parts, areas = _parts(scaled >= threshold)
-            low, high = np.maximum(parts[:, :2], box[:2]), np.minimum(parts[:, 2:], box[2:])
-            common = (high - low).clip(min=0).prod(axis=1)
-            ious = common / ((parts[:, 2:] - parts[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod() - common)
-            largest[row, column], best[row, column] = ious[areas.argmax()], ious.max()
+    for number, threshold in enumerate(_thresholds()):
+        parts, areas = _parts(column >= threshold)
+        of = parts[:, 1] // step  # the map of each part
+        parts[:, 1::2] -= step * of[:, None]
+        box = boxes[of]
+        low, high = np.maximum(parts[:, :2], box[:, :2]), np.minimum(parts[:, 2:], box[:, 2:])
+        common = (high - low).clip(min=0).prod(axis=1)
+        areas_of_boxes = [(some[:, 2:] - some[:, :2]).prod(axis=1) for some in (parts, box)]
+        ious = common / (sum(areas_of_boxes) - common)
+        np.maximum.at(best[:, number], of, ious)
+        ascending = (-areas).argsort(kind="stable")[::-1]  # the last one written stays; of equal parts the first
+        largest[of[ascending], number] = ious[ascending]
+    flat = _flat(cams).cpu().numpy()
+    largest[flat] = best[flat] = 0
     return torch.from_numpy(largest), torch.from_numpy(best)
