@@ -22,6 +22,7 @@ Notebook = dict[str, Any]
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIRST = ROOT / "notebooks" / "01_cifar10_resnet18_gradcam.ipynb"
+JUDGING = ROOT / "notebooks" / "05_which_cam_to_trust.ipynb"
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 # Folders that tell of a machine, at the start of a path; and a drive of Windows.
@@ -42,6 +43,14 @@ SMALL_CAM = {
     "EVALIB_BATCH_SIZE": "10",
     "EVALIB_LR": "1e-5",
     "EVALIB_WEIGHTS": "none",
+}
+# Some of the test images have to be right, some wrong, for the mistakes to be told by kind.
+SMALL_JUDGING = {
+    "EVALIB_TRAIN_LIMIT": "100",
+    "EVALIB_TEST_LIMIT": "60",
+    "EVALIB_JUDGED": "4",
+    "EVALIB_SHAPES": "40",
+    "EVALIB_CARS_EPOCHS": "1",
 }
 TINY = SMALL | {"EVALIB_TRAIN_LIMIT": "50", "EVALIB_TEST_LIMIT": "50"}
 
@@ -93,8 +102,8 @@ def test_form(path):
     ids = [cell.get("id") for cell in notebook["cells"]]
     assert (notebook["nbformat"], notebook["nbformat_minor"]) >= (4, 5)
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-    # notebook 04 has a cell, and a line of text, for each ingredient
-    assert 10 <= len(ids) <= (32 if path.stem == "04_fast_training" else 15)
+    # notebooks 04 and 05 have a cell, and a line of text, for each ingredient or question
+    assert 10 <= len(ids) <= (32 if path.stem in ("04_fast_training", JUDGING.stem) else 15)
     assert all(ids)
     assert len(set(ids)) == len(ids)
 
@@ -228,7 +237,7 @@ def executed(
             environment = SMALL | {"EVALIB_REPO": source_tree.as_uri()}
             if path != FIRST:
                 places = {"EVALIB_CARS_DIR": str(small_cars), "EVALIB_PRETRAINED": features_of_cam_networks}
-                environment |= SMALL_CAM | places
+                environment |= SMALL_CAM | places | (SMALL_JUDGING if path == JUDGING else {})
             done[path] = execute(read(path), python, folder, environment), python
         return done[path]
 
