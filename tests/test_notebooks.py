@@ -46,10 +46,10 @@ SMALL_CAM = {
 }
 # Some of the test images have to be right, some wrong, for the mistakes to be told by kind.
 SMALL_JUDGING = {
-    "EVALIB_TRAIN_LIMIT": "100",
+    "EVALIB_TRAIN_LIMIT": "60",
     "EVALIB_TEST_LIMIT": "60",
     "EVALIB_JUDGED": "4",
-    "EVALIB_SHAPES": "40",
+    "EVALIB_METHODS": "layer_cam",
     "EVALIB_CARS_EPOCHS": "1",
 }
 TINY = SMALL | {"EVALIB_TRAIN_LIMIT": "50", "EVALIB_TEST_LIMIT": "50"}
