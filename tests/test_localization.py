@@ -255,6 +255,22 @@ def test_flat_maps_are_counted_and_missed_in_every_figure() -> None:
         assert score.values[2] == 0
 
 
+def test_a_flat_map_marks_nothing_even_where_the_object_is_everywhere() -> None:
+    cams, boxes = torch.full((2, 4, 4), 0.5), torch.tensor([[0.0, 0.0, 4.0, 4.0]]).expand(2, 4)
+    for score in max_box_accuracy(cams, boxes).values():
+        assert score.values.tolist() == [0, 0]
+
+
+def test_the_threshold_that_was_chosen_is_told() -> None:
+    cams = torch.zeros(1, 6, 8)
+    cams[0, 1:5, 1:7] = 0.2  # up to here, 24 pixels
+    cams[0, 2:4, 2:5] = 0.5  # up to here, the object's 6
+    cams[0, 2, 2] = 1.0
+    found = max_box_accuracy(cams, torch.tensor([[2.0, 2.0, 5.0, 4.0]]))
+    assert found["MaxBoxAcc"].note == "threshold 0.21"
+    assert found["MaxBoxAccV2"].note == "thresholds 0.21, 0.21, 0.21"
+
+
 def test_a_perfect_map_and_an_empty_place() -> None:
     _, masks = blobs(5)
     perfect, wrong = measure_localization(masks.float(), masks), measure_localization((~masks).float(), masks)

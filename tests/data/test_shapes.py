@@ -72,6 +72,12 @@ def test_shapes_by_what_they_are():
         assert (widths[widths > 0].diff() >= 0).all()  # the tip is up
 
 
+def test_the_order_does_not_tell_the_class(data):
+    labels = data.train.labels
+    for step in (1, 4):  # 0.25 of them by chance
+        assert (labels[:-step] == labels[step:]).double().mean() < 0.4
+
+
 def test_size_place_and_color_do_not_tell_the_class(data):
     split = data.train
     x, y = (split.boxes[:, :2] + split.boxes[:, 2:]).T / 2 / data.image_size
