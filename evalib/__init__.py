@@ -14,6 +14,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.metrics      means, accuracy, confusion matrix, accuracy per class
               evalib.runtime      devices, seeds, evaluation mode, memory of a CPU, doctor()
               evalib.recipes      Recipe: all settings of a training run; the named recipes
+              evalib.origin       where a dataset came from, as plain values
               evalib.download     files from mirrors, checked and resumed
               evalib.archives     tar archives, unpacked into their folder and nowhere else
               evalib.weights      files of weights, also those of other projects

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import evalib
 from evalib.files import DamagedFileError, replacing
 from evalib.models import build_model
+from evalib.origin import Origin
 from evalib.recipes import Recipe
 from evalib.transforms import Geometry
 from evalib.weights import (
@@ -49,6 +50,7 @@ class Checkpoint:
         train_images: number of training images; 0 where it is not known.
         evalib_version: of the evalib that wrote the file; empty before that.
         torch_version: likewise.
+        origin: what loads its data again; None where that is not known.
     """
 
     weights: dict[str, Tensor]
@@ -67,6 +69,7 @@ class Checkpoint:
     train_images: int = 0
     evalib_version: str = ""
     torch_version: str = ""
+    origin: Origin | None = None
 
     @property
     def progress(self) -> tuple[int, int]:
@@ -98,6 +101,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, keep: Path | None = None
         "geometry": [checkpoint.geometry.kind, checkpoint.geometry.image_size],
         "filters": {name: list(values) for name, values in checkpoint.filters.items()},
         "dataset": checkpoint.dataset,
+        "origin": None if checkpoint.origin is None else checkpoint.origin.to_dict(),
         "epoch": checkpoint.epoch,
         "step": checkpoint.step,
         "train_images": checkpoint.train_images,
@@ -221,6 +225,7 @@ def _from_values(values: dict[str, Any], recipe: Recipe) -> Checkpoint:
         train_images=get("train_images", int, 0),
         evalib_version=get("evalib", str, ""),
         torch_version=get("torch", str, ""),
+        origin=None if values.get("origin") is None else Origin.from_dict(values["origin"]),
     )
 
 

@@ -158,6 +158,7 @@ class TrainingRun:
             geometry=self.data.geometry,
             filters=dict(self.data.filters),
             dataset=self.data.name,
+            origin=self.data.origin,
             train_images=len(self.data.train),
             epoch=len(self.history.epochs),
             step=self.state.step,

@@ -23,7 +23,8 @@ def small():
 @pytest.fixture(autouse=True)
 def small_and_fast(monkeypatch, small):
     """The commands as they are, on few images and a narrow network."""
-    monkeypatch.setattr(inventory, "load_data", lambda *arguments, **settings: small)
+    for loads in ("commands.inventory.load_data", "data.origins.load_origin"):
+        monkeypatch.setattr(f"evalib.{loads}", lambda *arguments, **settings: small)
     for name in ("demo", "eva6", "fast"):
         changed = recipes[name].replace(width=8, epochs=2, batch_size=20, precision="float32")
         monkeypatch.setitem(training.recipes, name, changed)
@@ -135,7 +136,7 @@ def test_cam_of_one_image(run, tmp_path, capsys, image, small):
 
 
 def test_cam_of_an_image_file_needs_no_data(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(inventory, "load_data", lambda *a, **k: pytest.fail("loaded the data"))
+    monkeypatch.setattr("evalib.data.origins.load_origin", lambda *a, **k: pytest.fail("loaded the data"))
     command = ["cam", str(run), "--image", str(run / "samples.png"), "--output", str(tmp_path / "x"), "--device", "cpu"]
     assert main(command) == 0
 
@@ -212,7 +213,8 @@ def test_damaged_images_of_cars_are_skipped_as_asked(small_cars, tmp_path, capsy
 
 def test_the_choice_about_damaged_images_reaches_the_data(monkeypatch, run, small):
     given = []
-    monkeypatch.setattr(inventory, "load_data", lambda *words, **more: given.append(more.get("damaged")) or small)
+    for loads in ("commands.inventory.load_data", "data.origins.load_origin"):
+        monkeypatch.setattr(f"evalib.{loads}", lambda *words, **more: given.append(more.get("damaged")) or small)
     assert main(["eval", "--checkpoint", str(run / "last.pt"), "--damaged", "skip", "--device", "cpu"]) == 0
     parsed = build_parser().parse_args(["train", "cars", "--damaged", "stop"])
     training._data(parsed)
@@ -220,7 +222,7 @@ def test_the_choice_about_damaged_images_reaches_the_data(monkeypatch, run, smal
 
 
 def test_a_network_for_other_classes_is_named(run, capsys, monkeypatch, tiny_data):
-    monkeypatch.setattr(inventory, "load_data", lambda *a, **k: tiny_data)
+    monkeypatch.setattr("evalib.data.origins.load_origin", lambda *a, **k: tiny_data)
     assert main(["eval", str(run), "--device", "cpu"]) == 1
     assert "The network tells 10 classes apart, tiny has 3" in capsys.readouterr().err
 

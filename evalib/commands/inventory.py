@@ -32,13 +32,19 @@ def load_data(
 def _checked(data: ImageData, damaged: str) -> ImageData:
     """The images that can be decoded; says which ones were skipped."""
     from evalib.data.damage import check_images
+
+    data = check_images(data, damaged)
+    print_skipped(data)
+    return data
+
+
+def print_skipped(data: ImageData) -> None:
+    """Say which images were left out, and why."""
     from evalib.data.decoding import first_lines
 
-    total = sum(map(len, data.splits().values()))
-    data = check_images(data, damaged)
     if data.skipped:
+        total = sum(map(len, data.splits().values())) + len(data.skipped)
         print(f"skipped {len(data.skipped):,} of {total:,} images:\n{first_lines(data.skipped)}")
-    return data
 
 
 def data(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evalib.commands import inventory
 from evalib.commands.results import evaluated, execution_on, print_augmented, print_evaluation, write_all_figures
@@ -57,20 +57,13 @@ def _foreign(path: Path, name: str) -> tuple[nn.Module, Checkpoint]:
 
 
 def _test_data(arguments: argparse.Namespace, checkpoint: Checkpoint) -> ImageData:
-    """The data of a checkpoint, chosen and prepared as for its training."""
-    known = {"cifar10-sample": "sample", "stanford-cars": "cars"}
-    dataset = arguments.dataset or known.get(checkpoint.dataset, "cifar10")
-    filters: dict[str, Any] = dict(checkpoint.filters) if dataset == "cars" else {}
-    if "target" in filters:
-        filters["target"] = filters["target"][0]
-    download, damaged = arguments.download, arguments.damaged
-    data = inventory.load_data(dataset, arguments.data_dir, filters, download=download, damaged=damaged)
-    if data.num_classes != len(checkpoint.classes):
-        raise ValueError(
-            f"The network tells {len(checkpoint.classes)} classes apart, {data.name} has {data.num_classes}. "
-            "Name the data that it was trained on with --dataset and --data-dir."
-        )
-    return data.prepared_for(checkpoint.recipe)
+    """The data of a checkpoint, chosen and prepared as for its training; or another dataset that is named."""
+    from evalib.data.origins import data_of
+
+    root, download, damaged = arguments.data_dir, arguments.download, arguments.damaged
+    data = data_of(checkpoint, root, kind=arguments.dataset, download=download, damaged=damaged)
+    inventory.print_skipped(data)
+    return data
 
 
 def evaluate(arguments: argparse.Namespace) -> int:

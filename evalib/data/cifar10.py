@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import pickle
@@ -17,6 +18,7 @@ from evalib.archives import extract_tar
 from evalib.data.image_data import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, ImageData, Split
 from evalib.download import DownloadError, verify
 from evalib.download import download as fetch
+from evalib.origin import Origin
 
 # Byte-identical copies of one archive. Toronto, its home, gives some 60 kB/s since June 2026, so it comes last.
 MIRRORS = (
@@ -71,7 +73,7 @@ def cifar10(root: str | Path = "data", *, download: bool = True) -> ImageData:
     root = Path(root)
     for folder in (root / FOLDER, root):
         if any((folder / name).is_file() for name in BATCH_MD5):
-            return _from_batches(folder, f"official batches in {FOLDER}, MD5 checked")
+            return _from_batches(folder, f"official batches in {FOLDER}, MD5 checked", root)
     if (root / "train").is_dir() and (root / "test").is_dir():
         return _from_images(root)
     archive = root / ARCHIVE
@@ -89,7 +91,7 @@ def cifar10(root: str | Path = "data", *, download: bool = True) -> ImageData:
         raise FileNotFoundError(f"`root` {fault}: {root}. {_ways(root)}")
     with suppress(FileExistsError):  # another process was quicker; what it wrote is checked like any other
         extract_tar(archive, root)
-    return _from_batches(root / FOLDER, source)
+    return _from_batches(root / FOLDER, source, root)
 
 
 def _ways(root: Path) -> str:
@@ -102,7 +104,7 @@ def _ways(root: Path) -> str:
     )
 
 
-def _from_batches(folder: Path, source: str) -> ImageData:
+def _from_batches(folder: Path, source: str, root: Path) -> ImageData:
     remedy = f"Delete the folder `{folder}` and repeat the call: it is then unpacked or downloaded anew."
     if missing := [name for name in BATCH_MD5 if not (folder / name).is_file()]:
         raise FileNotFoundError(f"`{folder}` is not complete, it lacks {', '.join(missing)}. {remedy}")
@@ -112,7 +114,8 @@ def _from_batches(folder: Path, source: str) -> ImageData:
         raise ValueError(f"{error} {remedy}") from error
     test = _joined([batches.pop("test_batch")])
     train = _joined(list(batches.values()))
-    return ImageData("cifar10", CIFAR10_CLASSES, train, test, CIFAR10_MEAN, CIFAR10_STD, source=source)
+    origin = Origin("cifar10", str(root))
+    return ImageData("cifar10", CIFAR10_CLASSES, train, test, CIFAR10_MEAN, CIFAR10_STD, source=source, origin=origin)
 
 
 def _from_images(root: Path) -> ImageData:
@@ -130,7 +133,7 @@ def _from_images(root: Path) -> ImageData:
     size = tuple(data.train.images.shape[2:])
     if size != (32, 32):
         raise ValueError(f"Images of CIFAR-10 must be 32 x 32 pixels: those in `{root}` are {size[0]} x {size[1]}.")
-    return data
+    return dataclasses.replace(data, origin=Origin("cifar10", str(root)))
 
 
 class _BatchUnpickler(pickle.Unpickler):

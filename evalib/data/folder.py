@@ -16,6 +16,7 @@ from evalib.data.decoding import Failure, ImageError, decode_image
 from evalib.data.image_data import ImageData, Split
 from evalib.data.image_files import file_state
 from evalib.files import replacing
+from evalib.origin import Origin
 from evalib.recipes import check_name
 from evalib.transforms import Channels, Geometry
 
@@ -121,6 +122,7 @@ def image_folder(
         std,
         source=f"image files in {root.resolve().name}/",
         skipped=decoded.skipped,
+        origin=Origin("folder", str(root), {"name": name, "image_size": image_size, "damaged": damaged}),
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from evalib.data.image_files import ImageFiles, ResizedImages
+from evalib.origin import Origin as Origin
 from evalib.recipes import Recipe
 from evalib.runtime import derived_seed
 from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Channels, Geometry
@@ -107,6 +108,7 @@ class ImageData:
         source: in one line, where the images came from.
         filters: what was chosen of a larger dataset, as {"brand": ("BMW",)}.
         skipped: images that were left out because they cannot be decoded, each as "name: reason".
+        origin: what loads the same images again; None for data made in Python.
 
     Raises:
         ValueError: if a split is empty, a label lies outside the classes, or the splits differ in image size.
@@ -122,6 +124,7 @@ class ImageData:
     source: str = ""
     filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         for name, split in self.splits().items():
@@ -214,7 +217,8 @@ class ImageData:
         if smaller_train is self.train and smaller_test is self.test:
             return self
         source = f"{self.source}, of it {len(smaller_train):,} training and {len(smaller_test):,} test images"
-        return dataclasses.replace(self, train=smaller_train, test=smaller_test, source=source)
+        origin = None if self.origin is None else self.origin.taking(train, test)
+        return dataclasses.replace(self, train=smaller_train, test=smaller_test, source=source, origin=origin)
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:

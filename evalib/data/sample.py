@@ -15,6 +15,7 @@ import torch
 
 from evalib.data.folder import SUFFIXES, stack_images
 from evalib.data.image_data import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, ImageData, Split
+from evalib.origin import Origin
 
 ARCHIVE = "sample.tar.xz"
 
@@ -41,7 +42,7 @@ def sample() -> ImageData:
     }
     return ImageData(
         "cifar10-sample", CIFAR10_CLASSES, splits["train"], splits["test"], CIFAR10_MEAN, CIFAR10_STD,
-        source="the sample shipped with evalib (CIFAR-10 as JPEG)",
+        source="the sample shipped with evalib (CIFAR-10 as JPEG)", origin=Origin("sample"),
     )  # fmt: skip
 
 

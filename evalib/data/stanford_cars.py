@@ -31,6 +31,7 @@ from evalib.data.stanford_cars_download import (
     check_class_names,
     download_stanford_cars,
 )
+from evalib.origin import Origin
 from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry
 
 TARGETS = ("class", "brand", "type")
@@ -92,6 +93,7 @@ def stanford_cars(
         "stanford-cars", classes, splits["train"], splits["test"], IMAGENET_MEAN, IMAGENET_STD,
         source=f"Stanford Cars in {folder.resolve().name}/, {chosen}",
         filters=filters if target == "class" else {**filters, "target": (target,)},
+        origin=Origin("cars", str(root), {**filters, "target": target, "image_size": image_size}),
     )  # fmt: skip
 
 
