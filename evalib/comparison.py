@@ -15,7 +15,7 @@ from typing import Any
 from evalib.history import History
 from evalib.recipes import Recipe
 from evalib.rundir import HISTORY_NAME, RECIPE_NAME
-from evalib.tables import Table, cell
+from evalib.tables import Table, Tabular, cell
 
 # Columns of numbers; every other one is words
 FORMATS = {
@@ -38,8 +38,8 @@ ALWAYS = ("run", "test accuracy", "train accuracy", "seconds per epoch")
 NAMED = ("name", "model", "width", "image_size", "geometry", "weights", "frozen_layers", "epochs", "seed")
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Tabular):
     """Runs side by side: `print` it, or let a notebook show it. Settings that all runs share stand below the table.
 
     Attributes:
@@ -57,13 +57,8 @@ class Comparison:
         agreed = {name: value for name, value in first.items() if all(row[name] == value for row in others)}
         return {name: value for name, value in agreed.items() if others and name not in ALWAYS}
 
-    def __str__(self) -> str:
-        return str(self._table())
-
-    def _repr_markdown_(self) -> str:
-        return self._table()._repr_markdown_()
-
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """A row per run, of what the runs differ in."""
         shared = self.shared
         rows = [{name: value for name, value in row.items() if name not in shared} for row in self.rows]
         words = [f"{name} {cell(value, FORMATS.get(name, '{}'))}" for name, value in shared.items()]

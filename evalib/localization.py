@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evalib.cam_maps import form
 from evalib.data.image_data import masks_to_boxes
+from evalib.perturbation import flat_maps
 from evalib.scores import Score, Scores
 
 THRESHOLDS = 100  # at which a map is cut, evenly spaced in [0, 1)
@@ -82,7 +83,7 @@ def best_iou(cams: Tensor, regions: Tensor) -> Tensor:
         marked = scaled >= threshold
         union = (marked | inside).sum(dim=(1, 2)).clamp_min(1)
         best = best.maximum((marked & inside).sum(dim=(1, 2)).double() / union)
-    return torch.where(_flat(cams), 0.0, best)
+    return torch.where(flat_maps(cams), 0.0, best)
 
 
 def threshold_boxes(cams: Tensor, threshold: float) -> Tensor:
@@ -97,7 +98,7 @@ def threshold_boxes(cams: Tensor, threshold: float) -> Tensor:
     """
     _check_maps(cams)
     boxes = np.zeros((len(cams), 4))
-    for box, scaled, flat in zip(boxes, _scaled(cams).cpu().numpy(), _flat(cams).tolist(), strict=True):
+    for box, scaled, flat in zip(boxes, _scaled(cams).cpu().numpy(), flat_maps(cams).tolist(), strict=True):
         parts, areas = _parts(scaled >= threshold)
         if len(parts) and not flat:
             box[:] = parts[areas.argmax()]
@@ -140,7 +141,7 @@ def max_box_accuracy(cams: Tensor, regions: Tensor) -> Scores:
         best = int(found.mean(dim=0).argmax())
         hits.append(found[:, best])
         chosen.append(f"{_thresholds()[best]:.2f}")
-    flat, seconds = int(_flat(cams).sum()), time.perf_counter() - start
+    flat, seconds = int(flat_maps(cams).sum()), time.perf_counter() - start
     return Scores(
         [
             Score("MaxBoxAcc", hits[0], flat=flat, seconds=seconds, note=f"threshold {chosen[0]}"),
@@ -161,7 +162,7 @@ def measure_localization(cams: Tensor, regions: Tensor) -> Scores:
         "pointing", "energy", "best IoU", "MaxBoxAcc", "MaxBoxAccV2", all in [0, 1], high is good.
     """
     figures = {"pointing": pointing_game, "energy": energy_inside, "best IoU": best_iou}
-    flat = int(_flat(cams).sum())
+    flat = int(flat_maps(cams).sum())
     scores = []
     for name, figure in figures.items():
         start = time.perf_counter()
@@ -231,10 +232,6 @@ def _inside_boxes(cams: Tensor, boxes: Tensor) -> Tensor:
     return ((left <= x) & (x < right))[:, None, :] & ((top <= y) & (y < bottom))[:, :, None]
 
 
-def _flat(cams: Tensor) -> Tensor:
-    return cams.amax(dim=(1, 2)) == cams.amin(dim=(1, 2))
-
-
 def _scaled(cams: Tensor) -> Tensor:
     """Each map with its lowest value at 0 and its highest at 1; a flat one is 0."""
     low, high = cams.amin(dim=(1, 2), keepdim=True), cams.amax(dim=(1, 2), keepdim=True)
@@ -276,6 +273,6 @@ def _ious(cams: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
         np.maximum.at(best[:, number], of, ious)
         ascending = (-areas).argsort(kind="stable")[::-1]  # the last one written stays; of equal parts the first
         largest[of[ascending], number] = ious[ascending]
-    flat = _flat(cams).cpu().numpy()
+    flat = flat_maps(cams).cpu().numpy()
     largest[flat] = best[flat] = 0
     return torch.from_numpy(largest), torch.from_numpy(best)

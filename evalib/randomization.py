@@ -16,11 +16,11 @@ from evalib.map_makers import make_in_batches
 from evalib.perturbation import flat_maps
 from evalib.runtime import derived_seed
 from evalib.scores import MapMaker, Score, Scores, scores_table
-from evalib.tables import Table
+from evalib.tables import Table, Tabular
 
 
-@dataclass(frozen=True, eq=False)
-class Randomization:
+@dataclass(frozen=True, eq=False, repr=False)
+class Randomization(Tabular):
     """How much of each map is left while the network's layers become random, from the logits down.
 
     Attributes:
@@ -43,12 +43,6 @@ class Randomization:
         rows = [{"random from the logits to": row["maps"], **row} for row in table.rows]
         rows = [{name: value for name, value in row.items() if name != "maps"} for row in rows]
         return Table(rows, table.formats, [*table.notes, "Between maps of the trained network and of the random one."])
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_markdown_(self) -> str:
-        return self.table()._repr_markdown_()
 
 
 def randomize_layers(

@@ -19,7 +19,7 @@ from evalib.map_makers import map_maker as map_maker
 from evalib.progress import progress_bar
 from evalib.sanity import CONTROLS, MOST_CLASS_CORRELATION, MOST_FLAT, class_sensitivity, clearly_better
 from evalib.scores import MapMaker, Scores, scores_table
-from evalib.tables import Table
+from evalib.tables import Table, Tabular
 
 METHODS = ("grad_cam", "grad_cam_plus_plus", "hires_cam", "layer_cam")
 REMOVAL = ("ROAD", "insertion - deletion")  # figures that count
@@ -63,8 +63,8 @@ class Candidate:
         return map_maker(self.method, None if self.layer == WHOLE else self.layer)
 
 
-@dataclass(frozen=True, eq=False)
-class Ranking:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranking(Tabular):
     """What `rank_maps` found; `print` it, or let a notebook show it.
 
     Attributes:
@@ -131,12 +131,6 @@ class Ranking:
             for row in table.rows
         ]
         return Table(rows, {**table.formats, "ms/image": "{:.1f}", "mean place": "{:.1f}"}, [*table.notes, self.reason])
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_markdown_(self) -> str:
-        return self.table()._repr_markdown_()
 
     def _verdict(self, candidate: Candidate) -> str:
         verdict = "best" if candidate is self.best else "ok"

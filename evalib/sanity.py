@@ -22,7 +22,7 @@ from evalib.perturbation import flat_maps
 from evalib.randomization import randomize_layers as randomize_layers
 from evalib.runtime import derived_seed
 from evalib.scores import MapMaker, Score
-from evalib.tables import Table
+from evalib.tables import Table, Tabular
 
 # What maps need to pass; those of a trained network by a method that works stay far from the last three.
 MOST_FLAT = 0.05  # the share of flat maps
@@ -51,8 +51,8 @@ class Check:
     reason: str
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(Tabular):
     """What `check_maps` found; `print` it, or let a notebook show it.
 
     Attributes:
@@ -79,12 +79,6 @@ class Verdict:
             for check in self.checks
         ]
         return Table(rows)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_markdown_(self) -> str:
-        return self.table()._repr_markdown_()
 
 
 def check_maps(

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from evalib.tables import Table
+from evalib.tables import Table, Tabular
 
 # (model, images (N, 3, H, W), classes (N,)) -> cams (N, H, W) float32 in [0, 1]
 MapMaker: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -73,7 +73,7 @@ class Score:
         return len(self.values) / self.seconds
 
 
-class Scores(Mapping[str, Score]):
+class Scores(Tabular, Mapping[str, Score]):
     """Several figures about the same maps, by name and in order; `a | b` joins them."""
 
     def __init__(self, scores: Iterable[Score]) -> None:
@@ -107,12 +107,6 @@ class Scores(Mapping[str, Score]):
             for score in self.values()
         ]
         return Table(rows, {"mean": "{:.3f}", "sd": "{:.3f}", "n": "{:,}", "flat maps": "{:,}", "images/s": "{:,.1f}"})
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_markdown_(self) -> str:
-        return self.table()._repr_markdown_()
 
 
 def scores_table(kinds: Mapping[str, Scores]) -> Table:

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+
+class Tabular(ABC):
+    """A value that shows itself as a table: printed, at a prompt and in notebooks."""
+
+    @abstractmethod
+    def table(self) -> Table:
+        """The table."""
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_markdown_(self) -> str:
+        return self.table()._repr_markdown_()
 
 
 @dataclass(frozen=True, eq=False)

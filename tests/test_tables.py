@@ -1,6 +1,6 @@
 """Tables in text and in Markdown, written out by hand."""
 
-from evalib.tables import Table, cell
+from evalib.tables import Table, Tabular, cell
 
 TABLE = Table(
     [{"run": "a|b", "accuracy": 0.5, "seconds": None}, {"run": "long name", "accuracy": 1, "seconds": 2}],
@@ -34,3 +34,12 @@ def test_cells():
     assert cell(None, "{:.1f}") == "n/a"
     assert cell(0.25, "{:.0%}") == "25%"
     assert cell("word") == "word"
+
+
+def test_a_value_that_shows_itself_as_a_table():
+    class Shown(Tabular):
+        def table(self):
+            return TABLE
+
+    assert str(Shown()) == repr(Shown()) == str(TABLE)
+    assert Shown()._repr_markdown_() == TABLE._repr_markdown_()
