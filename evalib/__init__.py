@@ -73,7 +73,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.plots        every other figure, as a value
     level 4   evalib.report       the figures of a run, in one call; the explanation of one image
               evalib.commands     what the commands of the command line do and say
-              evalib.cli          the command line: evalib demo | train | eval | cam | predict | data | doctor
+              evalib.cli          the command line: evalib demo | train | eval | cam | rank | predict | data | doctor
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command line: `evalib demo | train | eval | cam | predict | data | doctor`, also as `python -m evalib`."""
+"""The command line: `evalib demo | train | eval | cam | rank | predict | data | doctor`, also as `python -m evalib`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_views(evaluate)
 
     _add_cam(added.add_parser("cam", help="maps of a run's mistakes, of chosen test images, or of one image"))
+    _add_rank(added.add_parser("rank", help="which method at which layer to trust, measured on test images"))
     _add_predict(added.add_parser("predict", help="the classes of image files"))
 
     data = added.add_parser("data", help="what there is to choose from, and downloads")
@@ -160,6 +161,16 @@ def _add_cam(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", metavar="NAME", help=method_help)
     output_help = "file to write (default: cam.png beside the checkpoint); with --image OUTPUT.png and OUTPUT_cam.png"
     parser.add_argument("--output", help=output_help)
+
+
+def _add_rank(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=commands.rank)
+    _add_trained(parser)
+    count_help = "about so many test images, of all classes alike (default: %(default)s)"
+    parser.add_argument("--count", type=int, default=50, metavar="N", help=count_help)
+    method_help = "methods to try (default: grad_cam, grad_cam_plus_plus, hires_cam, layer_cam)"
+    parser.add_argument("--method", nargs="+", metavar="NAME", help=method_help)
+    parser.add_argument("--layer", nargs="+", metavar="NAME", help="layers to try (default: five of the network)")
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:

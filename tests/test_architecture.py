@@ -61,7 +61,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (4, ("report",)),
     (4, ("commands.inventory", "commands.results")),
     (4, ("commands.training", "commands.trained")),
-    (4, ("commands.predict",)),
+    (4, ("commands.predict", "commands.ranking")),
     (4, ("commands",)),
     (4, ("cli",)),
     (4, ("__main__",)),

@@ -6,13 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-from evalib.checkpoint import load_checkpoint
+from evalib.checkpoint import load_checkpoint, load_model
 from evalib.cli import build_parser, main
 from evalib.commands import inventory, training
 from evalib.data import sample
 from evalib.history import History
 from evalib.models import resnet18
+from evalib.ranking import rank_maps
 from evalib.recipes import recipes
+from evalib.transforms import normalize
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,20 @@ def test_cam_of_an_image_file_needs_no_data(run, tmp_path, monkeypatch):
 def test_cam_of_one_image_with_wrong_words(run, words, message, capsys):
     assert main(["cam", str(run), *words, "--device", "cpu"]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_rank_says_what_rank_maps_and_check_maps_found(run, capsys, small):
+    words = ["rank", str(run), "--count", "20", "--method", "layer_cam", "cam", "--layer", "layer3", "--device", "cpu"]
+    code = main(words)
+    said = capsys.readouterr().out
+    model, checkpoint = load_model(run / "last.pt")
+    images = normalize(small.take(test=20).test.images, small.mean, small.std)
+    ranking = rank_maps(model, images, methods=["layer_cam", "cam"], layers=["layer3"], seed=checkpoint.recipe.seed)
+    assert said.startswith("20 test images of cifar10-sample, maps of the predicted classes")
+    assert ranking.reason in said
+    assert all(kind.name in said for kind in ranking.candidates)
+    assert ("weights matter" in said) == (ranking.best is not None)
+    assert code == int("FAIL" in said or ranking.best is None)
 
 
 def test_predict_names_the_classes_of_files_and_folders(run, tmp_path, capsys):

@@ -56,7 +56,7 @@ def _foreign(path: Path, name: str) -> tuple[nn.Module, Checkpoint]:
     return model.eval(), Checkpoint(weights, recipe, classes, mean, std, size, "cifar10", 0, geometry=geometry)
 
 
-def _test_data(arguments: argparse.Namespace, checkpoint: Checkpoint) -> ImageData:
+def test_data(arguments: argparse.Namespace, checkpoint: Checkpoint) -> ImageData:
     """The data of a checkpoint, chosen and prepared as for its training; or another dataset that is named."""
     from evalib.data.origins import data_of
 
@@ -71,7 +71,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from evalib.history import History
 
     model, checkpoint, execution, folder = load_trained(arguments)
-    data = _test_data(arguments, checkpoint)
+    data = test_data(arguments, checkpoint)
     evaluation = evaluated(model, data, execution)
     note = f"after epoch {checkpoint.epoch}" if checkpoint.epoch else "foreign weights"
     print_evaluation(evaluation, data.classes, data.name, note)
@@ -90,7 +90,7 @@ def cam(arguments: argparse.Namespace) -> int:
     model, checkpoint, execution, folder = load_trained(arguments)
     if arguments.image:
         return _cam_of_image(arguments, model, checkpoint, folder)
-    data, method = _test_data(arguments, checkpoint), arguments.method or "grad_cam"
+    data, method = test_data(arguments, checkpoint), arguments.method or "grad_cam"
     if arguments.index:
         figure = explain_test_images(model, data, arguments.index, method=method)
     else:
@@ -108,7 +108,7 @@ def _cam_of_image(arguments: argparse.Namespace, model: nn.Module, checkpoint: C
 
     real = None
     if arguments.image.isdecimal() and not Path(arguments.image).exists():
-        data = _test_data(arguments, checkpoint)
+        data = test_data(arguments, checkpoint)
         index = int(arguments.image)
         if index >= len(data.test):
             raise ValueError(f"--image must name a test image in 0..{len(data.test) - 1}, or a file: got {index}.")
