@@ -29,6 +29,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("data.image_files",)),
     (2, ("data.image_data",)),
     (2, ("data.damage", "data.shapes")),
+    (2, ("data.folder_layout",)),
     (2, ("data.folder", "data.hugging_face")),
     (2, ("data.sample", "data.cifar10", "data.shapes", "data.stanford_cars_download")),
     (2, ("data.stanford_cars",)),

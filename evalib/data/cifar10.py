@@ -129,7 +129,7 @@ def _from_images(root: Path) -> ImageData:
                 f"missing or too many are {', '.join(odd)}. For images of your own use `image_folder`, "
                 "or give cifar10 another `root`."
             )
-    data = image_folder(root, name="cifar10", mean=CIFAR10_MEAN, std=CIFAR10_STD)
+    data = dataclasses.replace(image_folder(root, name="cifar10"), mean=CIFAR10_MEAN, std=CIFAR10_STD)
     size = tuple(data.train.images.shape[2:])
     if size != (32, 32):
         raise ValueError(f"Images of CIFAR-10 must be 32 x 32 pixels: those in `{root}` are {size[0]} x {size[1]}.")

@@ -1,4 +1,4 @@
-"""A folder of images as a dataset: `train/<class>/*` and `test/<class>/*`, decoded once and kept in a checked cache."""
+"""A folder of images as a dataset: `train/<class>/*` and `test/<class>/*`, or `<class>/*`, decoded once and cached."""
 
 from __future__ import annotations
 
@@ -7,32 +7,36 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from evalib.data.damage import DAMAGED, damage_error, user_cache
+from evalib.data.damage import DAMAGED, attempts, check_images, damage_error, user_cache
 from evalib.data.decoding import Failure, ImageError, decode_image
-from evalib.data.image_data import ImageData, Split
-from evalib.data.image_files import file_state
+from evalib.data.folder_layout import SUFFIXES as SUFFIXES
+from evalib.data.folder_layout import FolderFiles, folder_files
+from evalib.data.image_data import ImageData, Images, Split
+from evalib.data.image_files import DecodedFiles, ImageFiles, file_state
 from evalib.files import replacing
 from evalib.origin import Origin
 from evalib.recipes import check_name
-from evalib.transforms import Channels, Geometry
+from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Channels, Geometry
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 CACHE_NAME = ".evalib-cache.npz"
+MOST_IN_MEMORY = 2_000_000_000  # bytes of uint8 pixels; of more the files are decoded as needed
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A folder in memory: (N, 3, H, W) uint8 images and (N,) int64 labels by split, and which files are left out."""
+    """A folder in memory: by split (N, 3, H, W) uint8 images and (N,) int64 which files they are; who is left out."""
 
-    splits: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    splits: dict[str, tuple[Tensor, Tensor]]
     skipped: tuple[str, ...]
 
 
-def stack_images(files: Iterable[tuple[Path | bytes, str]], image_size: int | None) -> torch.Tensor:
+def stack_images(files: Iterable[tuple[Path | bytes, str]], image_size: int | None) -> Tensor:
     """Images decoded into one (N, 3, H, W) uint8 tensor; all must have one size unless `image_size` is given."""
     images, failures = _stack_whole(files, image_size)
     for failure in failures.values():
@@ -42,7 +46,7 @@ def stack_images(files: Iterable[tuple[Path | bytes, str]], image_size: int | No
 
 def _stack_whole(
     files: Iterable[tuple[Path | bytes, str]], image_size: int | None
-) -> tuple[torch.Tensor, dict[int, Failure]]:
+) -> tuple[Tensor, dict[int, Failure]]:
     """The images that can be decoded, as `stack_images` has them, and by their position why the others cannot."""
     geometry = Geometry() if image_size is None else Geometry("resize", image_size)
     images: list[np.ndarray] = []
@@ -71,78 +75,123 @@ def image_folder(
     *,
     name: str | None = None,
     image_size: int | None = None,
-    mean: Channels | None = None,
-    std: Channels | None = None,
+    geometry: str = "resize",
     cache: bool = True,
     damaged: str = "stop",
+    test_fraction: float = 0.2,
+    seed: int = 1,
 ) -> ImageData:
-    """A dataset from `root/train/<class>/*` and `root/test/<class>/*`.
+    """A dataset from `root/train/<class>/*` and `root/test/<class>/*`, or from `root/<class>/*`, then split here.
 
-    The images are decoded once; the next call reads one array from a cache beside them (or in the user's cache folder
-    where `root` cannot be written). The cache is used only if the list of files with their sizes and times is the same
-    and its checksum holds; otherwise it is written anew.
+    `evalib.data.folder_layout.folder_files` tells what counts as a split, and how one is made. The images are decoded
+    once; the next call reads one array from a cache beside them (or in the user's cache folder where `root` cannot be
+    written). The cache is used only if the list of files with their sizes and times is the same and its checksum holds;
+    otherwise it is written anew. A set of more than `MOST_IN_MEMORY` bytes stays files, decoded as needed.
 
     Args:
         root: the folder.
         name: of the dataset; None takes the folder's.
-        image_size: height and width in pixels to resize to; None needs images of one size.
-        mean: RGB mean on the scale [0, 1]; None computes it from the training images.
-        std: RGB standard deviation on the scale [0, 1]; None computes it from the training images.
+        image_size: height and width in pixels to bring the images to; None needs images of one size.
+        geometry: how, as `evalib.transforms.Geometry` takes it; of no use without `image_size`.
         cache: whether to read and write the cache.
         damaged: what to do about images that cannot be decoded: "stop" with an error that names them all, or "skip"
             them; `ImageData.skipped` then says which, and why.
+        test_fraction: of the images of each class, in (0, 1), where no test images are given.
+        seed: of the choice of these.
+
+    Returns:
+        The dataset, with its own statistics to normalize by, or ImageNet's where it stays files.
 
     Raises:
         FileNotFoundError: if a folder is missing.
-        ValueError: if there is no class, a class has no image, the splits differ in classes, or an image is damaged.
+        ValueError: as `folder_files`, or if an image is damaged or of another size.
     """
     check_name("damaged", damaged, DAMAGED)
-    root = Path(root)
-    classes = _same_classes(root)
-    files = {split: _class_files(root / split, classes) for split in ("train", "test")}
-    fingerprint = _fingerprint(root, files, image_size)
-    decoded = _read_cache(root, fingerprint) if cache else None
-    if decoded is None:
-        decoded, lasting = _decoded(root, files, image_size)
-        if cache and lasting:
-            _write_cache(root, fingerprint, decoded)
-    if decoded.skipped and damaged == "stop":
-        raise damage_error(decoded.skipped, sum(len(paths) for members in files.values() for paths in members), root)
-    for split, (_, labels) in decoded.splits.items():
-        if empty := set(range(len(classes))) - set(labels.tolist()):
-            raise ValueError(f"No image in {root / split / classes[min(empty)]} can be decoded. Add some that can.")
-    if mean is None or std is None:
+    files = folder_files(root, test_fraction=test_fraction, seed=seed)
+    target = Geometry() if image_size is None else Geometry(geometry, image_size)
+    place = files.root.resolve().name
+    source = f"image files in {place}/{f', split by seed {seed}' if files.ours else ''}"
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    skipped: tuple[str, ...] = ()
+    splits: dict[str, Any] = {}
+    is_large = 3 * target.image_size**2 * files.count() > MOST_IN_MEMORY
+    if is_large:
+        for split in files.splits:
+            splits[split] = Split(ImageFiles(files.files(split), target), torch.tensor(files.labels(split)))
+    else:
+        decoded = _decoded_once(files, target, cache)
+        skipped = decoded.skipped
+        if skipped and damaged == "stop":
+            raise damage_error(skipped, files.count(), files.root)
+        splits = {split: _split_of(files, split, target, *found) for split, found in decoded.splits.items()}
         mean, std = channel_statistics(decoded.splits["train"][0])
-    return ImageData(
-        name or root.resolve().name,
-        classes,
-        Split(*decoded.splits["train"]),
-        Split(*decoded.splits["test"]),
-        mean,
-        std,
-        source=f"image files in {root.resolve().name}/",
-        skipped=decoded.skipped,
-        origin=Origin("folder", str(root), {"name": name, "image_size": image_size, "damaged": damaged}),
-    )
+    asked = {"name": name, "image_size": image_size, "geometry": geometry, "damaged": damaged}
+    asked |= {"test_fraction": test_fraction, "seed": seed, "files": files.fingerprint()}
+    data = ImageData(
+        name or place, files.classes, mean=mean, std=std, source=source, skipped=skipped,
+        origin=Origin("folder", str(root), asked), **splits,
+    )  # fmt: skip
+    if is_large:
+        data = check_images(data, damaged, cache=cache)
+        for split, found in data.splits().items():
+            _check_classes(files, split, found.labels)
+    return data
 
 
-def _decoded(root: Path, files: dict[str, list[list[Path]]], image_size: int | None) -> tuple[_Decoded, bool]:
+def _split_of(files: FolderFiles, split: str, geometry: Geometry, pixels: Tensor, kept: Tensor) -> Split:
+    labels = torch.tensor(files.labels(split))[kept]
+    _check_classes(files, split, labels)
+    images: Images = pixels
+    if geometry.kind != "as_is":
+        paths = files.files(split)
+        images = DecodedFiles([paths[index] for index in kept.tolist()], geometry, pixels)
+    return Split(images, labels)
+
+
+def _check_classes(files: FolderFiles, split: str, labels: Tensor) -> None:
+    if empty := set(range(len(files.classes))) - set(labels.tolist()):
+        place = f"{files.splits[split][min(empty)][0].parent}"
+        if files.ours:
+            place += f" that was chosen to {'test' if split == 'test' else 'train'} on"
+        raise ValueError(f"No image in {place} can be decoded. Add some that can.")
+
+
+def _decoded_once(files: FolderFiles, geometry: Geometry, cache: bool) -> _Decoded:
+    """The images of a folder, from the cache if that is still true; else decoded, and cached."""
+    fingerprint = _fingerprint(files, geometry)
+    decoded = _read_cache(files.root, fingerprint) if cache else None
+    if decoded is None:
+        decoded, lasting = _decode(files, geometry)
+        if cache and lasting:
+            _write_cache(files.root, fingerprint, decoded)
+    return decoded
+
+
+def _decode(files: FolderFiles, geometry: Geometry) -> tuple[_Decoded, bool]:
     """The images of a folder, and whether that lasts: a file that could not be read now may be readable later."""
-    splits: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    splits: dict[str, tuple[Tensor, Tensor]] = {}
     skipped: list[str] = []
     lasting = True
-    for split, members in files.items():
-        named = ((path, str(path.relative_to(root))) for paths in members for path in paths)
-        images, failures = _stack_whole(named, image_size)
-        labels = [label for label, paths in enumerate(members) for _ in paths]
-        kept = [label for position, label in enumerate(labels) if position not in failures]
-        splits[split] = images, torch.tensor(kept, dtype=torch.int64)
+    for split in files.splits:
+        paths = files.files(split)
+        if geometry.kind == "as_is":
+            images, failures = _stack_whole(((path, files.name(path)) for path in paths), None)
+        else:
+            batches, found = zip(*attempts(ImageFiles(paths, geometry)), strict=True)
+            images = torch.cat(batches)
+            reasons = enumerate(failure for batch in found for failure in batch)
+            failures = {
+                position: failure._replace(name=files.name(paths[position]))
+                for position, failure in reasons
+                if failure is not None
+            }
+        splits[split] = images, torch.tensor([i for i in range(len(paths)) if i not in failures], dtype=torch.int64)
         skipped += map(str, failures.values())
         lasting = lasting and all(failure.damaged for failure in failures.values())
     return _Decoded(splits, tuple(skipped)), lasting
 
 
-def channel_statistics(images: torch.Tensor) -> tuple[Channels, Channels]:
+def channel_statistics(images: Tensor) -> tuple[Channels, Channels]:
     """RGB mean and standard deviation on the scale [0, 1] of (N, 3, H, W) uint8 images, from their histograms."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
@@ -156,51 +205,12 @@ def channel_statistics(images: torch.Tensor) -> tuple[Channels, Channels]:
     return (means[0], means[1], means[2]), (stds[0], stds[1], stds[2])
 
 
-def _same_classes(root: Path) -> tuple[str, ...]:
-    """Names of the classes, if train and test have the same."""
-    classes, found = _class_names(root / "train"), _class_names(root / "test")
-    if found != classes:
-        odd = sorted(set(found) ^ set(classes))
-        raise ValueError(
-            f"{root}: train and test need the same classes; these are in one of them only: {', '.join(odd)}."
-        )
-    return classes
-
-
-def _class_names(folder: Path) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {folder}. A folder dataset needs images in train/<class>/ and test/<class>/ "
-            f"of {folder.parent}."
-        )
-    names = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
-    if not names:
-        raise ValueError(f"{folder} has no class folder. It needs one folder of images per class, as {folder / 'cat'}.")
-    return names
-
-
-def _class_files(folder: Path, classes: tuple[str, ...]) -> list[list[Path]]:
-    members = []
-    for name in classes:
-        paths = sorted(
-            path
-            for path in (folder / name).iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
-        if not paths:
-            raise ValueError(
-                f"The class folder {folder / name} has no image ({', '.join(SUFFIXES)}). "
-                "Add some, or remove the folder from train and test."
-            )
-        members.append(paths)
-    return members
-
-
-def _fingerprint(root: Path, files: dict[str, list[list[Path]]], image_size: int | None) -> str:
-    digest = hashlib.sha256(f"evalib-2 {image_size}".encode())
-    for members in files.values():
-        for path in (path for paths in members for path in paths):
-            digest.update(os.fsencode(path.relative_to(root)) + file_state(path).encode())
+def _fingerprint(files: FolderFiles, geometry: Geometry) -> str:
+    digest = hashlib.sha256(f"evalib-3 {geometry}".encode())
+    for split in files.splits:
+        digest.update(f"\0{split}\n".encode())
+        for path in files.files(split):
+            digest.update(os.fsencode(path.relative_to(files.root)) + file_state(path).encode())
     return digest.hexdigest()
 
 
@@ -218,9 +228,9 @@ def _read_cache(root: Path, fingerprint: str) -> _Decoded | None:
                     splits = {
                         name: (
                             torch.from_numpy(arrays[f"{name}_images"]),
-                            torch.from_numpy(arrays[f"{name}_labels"]),
+                            torch.from_numpy(arrays[f"{name}_kept"]),
                         )
-                        for name in ("train", "test")
+                        for name in arrays["splits"].tolist()
                     }
                     return _Decoded(splits, tuple(arrays["skipped"].tolist()))
         except Exception:  # missing, damaged (in ways of NumPy, zipfile and zlib) or foreign: decode the images again
@@ -230,8 +240,9 @@ def _read_cache(root: Path, fingerprint: str) -> _Decoded | None:
 
 def _write_cache(root: Path, fingerprint: str, decoded: _Decoded) -> None:
     arrays = {"fingerprint": np.array(fingerprint), "skipped": np.array(decoded.skipped, dtype=str)}
-    for name, (images, labels) in decoded.splits.items():
-        arrays |= {f"{name}_images": images.numpy(), f"{name}_labels": labels.numpy()}
+    arrays["splits"] = np.array(list(decoded.splits))
+    for name, (images, kept) in decoded.splits.items():
+        arrays |= {f"{name}_images": images.numpy(), f"{name}_kept": kept.numpy()}
     for path in _cache_paths(root):
         try:
             with replacing(path) as temporary:

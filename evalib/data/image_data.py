@@ -10,13 +10,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from evalib.data.image_files import ImageFiles, ResizedImages
+from evalib.data.image_files import DecodedFiles, ImageFiles, ResizedImages
 from evalib.origin import Origin as Origin
 from evalib.recipes import Recipe
 from evalib.runtime import derived_seed
 from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Channels, Geometry
 
-Images: TypeAlias = Tensor | ImageFiles | ResizedImages
+Images: TypeAlias = Tensor | DecodedFiles | ImageFiles | ResizedImages
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # RGB mean and standard deviation of all 60,000 images on the scale [0, 1], as system B has them

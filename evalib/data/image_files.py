@@ -1,6 +1,6 @@
-"""Images that are not kept as the network sees them: files decoded, or small images enlarged, when they are asked for.
+"""Image files, decoded once or whenever they are asked for, and images in memory that are resized then.
 
-Both are read like a uint8 tensor (N, 3, S, S): `images[indices]` gives the pixels of the network's input.
+All are read like a uint8 tensor (N, 3, S, S): `images[indices]` gives the pixels of the network's input.
 """
 
 from __future__ import annotations
@@ -80,6 +80,54 @@ class ImageFiles:
         """(M, 2) int64 width and height of the files at `indices`, as stored; only their headers are read."""
         found = [stored_size(*self.file(index)) for index in indices.tolist()]
         return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
+
+
+class DecodedFiles:
+    """Image files that were decoded once, and are kept as the network sees them.
+
+    Args:
+        files: their paths.
+        geometry: how they were brought to one size.
+        images: (N, 3, S, S) uint8, decoded so.
+
+    Raises:
+        ValueError: if there is not an image for every file.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, files: Sequence[Path], geometry: Geometry, images: Tensor) -> None:
+        if len(files) != len(images):
+            raise ValueError(f"`images` needs one for each of {len(files)} files: got {len(images)}.")
+        self.files, self.geometry, self.images = tuple(files), geometry, images
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, 3, S, S)."""
+        return self.images.shape
+
+    def pixels(self, index: int) -> np.ndarray:
+        """One image, (S, S, 3) uint8."""
+        return np.ascontiguousarray(self.images[index].permute(1, 2, 0).numpy())
+
+    def __getitem__(self, indices: int | slice | Tensor) -> Tensor:
+        """(3, S, S) uint8 for a number, (M, 3, S, S) for a slice or M indices."""
+        return self.images[indices]
+
+    def select(self, indices: Tensor) -> DecodedFiles:
+        """The images at `indices` (M,), in that order."""
+        return DecodedFiles([self.files[index] for index in indices.tolist()], self.geometry, self.images[indices])
+
+    def with_geometry(self, geometry: Geometry) -> DecodedFiles | ImageFiles:
+        """The same files, seen through another geometry: then decoded as needed."""
+        return self if geometry == self.geometry else ImageFiles(self.files, geometry)
+
+    def sizes(self, indices: Tensor) -> Tensor:
+        """(M, 2) int64 width and height of the files at `indices`, as stored; only their headers are read."""
+        return ImageFiles(self.files, self.geometry).sizes(indices)
 
 
 def file_state(path: Path) -> str:

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset, Sampler
 
 from evalib.batch_augment import alternating_flips
 from evalib.data.image_data import ImageData, Images, Split
-from evalib.data.image_files import ImageFiles
+from evalib.data.image_files import DecodedFiles, ImageFiles
 from evalib.data.order import Shard, batches_of, check_batches, epoch_order, part_of
 from evalib.data.resident import Batch, ResidentLoader, choose_path, fits
 from evalib.data.resident import InputPath as InputPath
@@ -140,6 +140,8 @@ def in_memory(images: Images, workers: int | None = None) -> Tensor:
     """All images as the network sees them, (N, 3, S, S) uint8, decoded or resized in worker processes."""
     if isinstance(images, Tensor):
         return images
+    if isinstance(images, DecodedFiles):
+        return images.images
     split = Split(images, torch.zeros(len(images), dtype=torch.int64))
     parts = torch.arange(len(images)).split(64)
     found = torch.empty(images.shape, dtype=torch.uint8)

@@ -42,6 +42,7 @@ def load_origin(
         data = stanford_cars(folder, download=download, **options)
         data = check_images(data, damaged) if damaged else data
     else:
+        options.pop("files", None)  # what they were then: `data_of` compares
         data = image_folder(folder, **(options | ({"damaged": damaged} if damaged else {})))
     train, test = origin.take
     return data.take(train=train, test=test)
@@ -105,4 +106,19 @@ def data_of(
             f"The folder {root or known.root} has other classes than the network was trained on: {', '.join(odd)}. "
             "Give the folder as it was, or train anew."
         )
+    if kind is None and known.kind == "folder":
+        _check_files(checkpoint, known, data)
     return data.prepared_for(checkpoint.recipe)
+
+
+def _check_files(checkpoint: Checkpoint, known: Origin, data: ImageData) -> None:
+    """ValueError if a folder has other files than it had in training: some may have changed sides."""
+    now = data.origin.options["files"] if data.origin else None
+    if known.options.get("files") in (None, now):
+        return
+    raise ValueError(
+        f"The folder {data.name} has changed since the network was trained on {checkpoint.train_images:,} images of it: "
+        f"now {len(data.train):,} would be trained on and {len(data.test):,} tested on, some of which it may have "
+        "learned. Give the folder as it was, train anew, or take it as it is with --dataset folder "
+        '(`kind="folder"`).'
+    )
