@@ -109,33 +109,31 @@ def image_folder(
     check_name("damaged", damaged, DAMAGED)
     files = folder_files(root, test_fraction=test_fraction, seed=seed)
     target = Geometry() if image_size is None else Geometry(geometry, image_size)
-    place = files.root.resolve().name
-    source = f"image files in {place}/{f', split by seed {seed}' if files.ours else ''}"
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    skipped: tuple[str, ...] = ()
-    splits: dict[str, Any] = {}
-    is_large = 3 * target.image_size**2 * files.count() > MOST_IN_MEMORY
-    if is_large:
-        for split in files.splits:
-            splits[split] = Split(ImageFiles(files.files(split), target), torch.tensor(files.labels(split)))
-    else:
-        decoded = _decoded_once(files, target, cache)
-        skipped = decoded.skipped
-        if skipped and damaged == "stop":
-            raise damage_error(skipped, files.count(), files.root)
-        splits = {split: _split_of(files, split, target, *found) for split, found in decoded.splits.items()}
-        mean, std = channel_statistics(decoded.splits["train"][0])
-    asked = {"name": name, "image_size": image_size, "geometry": geometry, "damaged": damaged}
+    asked: dict[str, Any] = {"name": name, "image_size": image_size, "geometry": geometry, "damaged": damaged}
     asked |= {"test_fraction": test_fraction, "seed": seed, "files": files.fingerprint()}
-    data = ImageData(
-        name or place, files.classes, mean=mean, std=std, source=source, skipped=skipped,
-        origin=Origin("folder", str(root), asked), **splits,
-    )  # fmt: skip
-    if is_large:
+    place = files.root.resolve().name
+    known: dict[str, Any] = {"source": f"image files in {place}/{f', split by seed {seed}' if files.ours else ''}"}
+    known["origin"] = Origin("folder", str(root), asked)
+    if 3 * target.image_size**2 * files.count() > MOST_IN_MEMORY:
+        large: dict[str, Any] = _undecoded_splits(files, target)
+        data = ImageData(name or place, files.classes, mean=IMAGENET_MEAN, std=IMAGENET_STD, **large, **known)
         data = check_images(data, damaged, cache=cache)
         for split, found in data.splits().items():
             _check_classes(files, split, found.labels)
-    return data
+        return data
+    decoded = _decoded_once(files, target, cache)
+    if decoded.skipped and damaged == "stop":
+        raise damage_error(decoded.skipped, files.count(), files.root)
+    splits: dict[str, Any] = {split: _split_of(files, split, target, *found) for split, found in decoded.splits.items()}
+    mean, std = channel_statistics(decoded.splits["train"][0])
+    return ImageData(name or place, files.classes, mean=mean, std=std, skipped=decoded.skipped, **splits, **known)
+
+
+def _undecoded_splits(files: FolderFiles, geometry: Geometry) -> dict[str, Split]:
+    return {
+        split: Split(ImageFiles(files.files(split), geometry), torch.tensor(files.labels(split)))
+        for split in files.splits
+    }
 
 
 def _split_of(files: FolderFiles, split: str, geometry: Geometry, pixels: Tensor, kept: Tensor) -> Split:

@@ -91,10 +91,8 @@ def folder_files(root: str | Path, *, test_fraction: float = 0.2, seed: int = 1)
     if not 0 < test_fraction < 1:
         raise ValueError(f"`test_fraction` must lie in (0, 1): got {test_fraction}.")
     if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise FileNotFoundError(
-            f"The folder {root} {what}. A dataset needs a folder of images per class, as {root / 'cat'}."
-        )
+        what = f"{root} is a file" if root.exists() else f"There is no folder {root}"
+        raise FileNotFoundError(f"{what}. A dataset needs a folder with one folder of images per class.")
     given = _split_folders(root)
     left_out: Counter[str] = Counter()
     if "test" in given:

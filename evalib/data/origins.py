@@ -117,8 +117,8 @@ def _check_files(checkpoint: Checkpoint, known: Origin, data: ImageData) -> None
     if known.options.get("files") in (None, now):
         return
     raise ValueError(
-        f"The folder {data.name} has changed since the network was trained on {checkpoint.train_images:,} images of it: "
-        f"now {len(data.train):,} would be trained on and {len(data.test):,} tested on, some of which it may have "
+        f"The folder {data.name} has changed since the network was trained on {checkpoint.train_images:,} images of "
+        f"it: now {len(data.train):,} would be trained on and {len(data.test):,} tested on, some of which it may have "
         "learned. Give the folder as it was, train anew, or take it as it is with --dataset folder "
         '(`kind="folder"`).'
     )

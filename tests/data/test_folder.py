@@ -101,7 +101,8 @@ def test_resizing(root):
 
 def test_missing_and_empty_folders(root, tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"The folder .*nowhere does not exist. A dataset needs a folder of images per class"
+        FileNotFoundError,
+        match=r"There is no folder .*nowhere\. A dataset needs a folder with one folder of",
     ):
         image_folder(tmp_path / "nowhere")
     (tmp_path / "hollow" / "train").mkdir(parents=True)
