@@ -11,11 +11,12 @@ REQUIREMENTS := setup.py pyproject.toml
 export NO_ALBUMENTATIONS_UPDATE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test torture clean
+.PHONY: help demo test figures torture clean
 
 help:
 	@echo "make demo   train on the sample inside the package, then draw curves, mistakes and Grad-CAM"
 	@echo "make test   ruff, mypy, the unit tests, and every notebook from top to bottom"
+	@echo "make figures  the figures of the README, from the demo run; those of pages need Chromium"
 	@echo "make torture  runs killed, stopped and damaged by the hundred: a table of trials and losses (half an hour)"
 	@echo "make clean  remove the virtual environment, builds and caches (not runs/)"
 
@@ -27,6 +28,9 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m mypy evalib
 	$(BIN)/python -m pytest --ignore=tests/test_notebooks.py
 	$(BIN)/python -m pytest tests/test_notebooks.py
+
+figures: $(VENV)/.installed-test
+	$(BIN)/python images/make_figures.py
 
 torture: $(VENV)/.installed-test
 	$(BIN)/python -m tests.torture
