@@ -1,6 +1,7 @@
 """Train an image classifier, see where it errs, and see why, with class activation maps.
 
-The modules, from the bottom up; each imports only from levels below its own, and nothing is imported here:
+The modules, from the bottom up; each imports only from levels below its own. Nothing is imported here; `load` and
+`doctor` are loaded when they are asked for:
 
     level 0   evalib.progress     progress bars for terminals and notebooks
               evalib.tables       tables as values, for terminals and notebooks
@@ -10,6 +11,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.saver        checkpoints written beside the training
               evalib.file_lock    one process at a time at a file
               evalib.copying      copies that are compared, calls that may never return
+              evalib.remote_images  one image by its http(s) address, within limits of size and time
               evalib.mirror       a second place for a run, as a mounted drive
               evalib.metrics      means, accuracy, confusion matrix, accuracy per class
               evalib.runtime      devices, seeds, evaluation mode, memory of a CPU, doctor()
@@ -40,6 +42,7 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.execution    device and precision of a run: the seam for more than one device
               evalib.distributed  several processes that train together, under torchrun or `accelerate launch`
               evalib.rundir       the folder of a run: recipe, history, last checkpoint
+              evalib.trained      a trained network from a run, a checkpoint, or weights of another project
               evalib.evaluation   evaluate(): loss, accuracy and logits over a set of images
               evalib.training_step  one step on a batch, and what can go wrong in it
               evalib.epoch        every batch once, with a state to go on from in the middle
@@ -71,9 +74,32 @@ The modules, from the bottom up; each imports only from levels below its own, an
               evalib.mistake_plots  contrasts, groups of mistakes, nearest training images
               evalib.mistake_story  plot_mistake(): all about one mistake in one figure
               evalib.plots        every other figure, as a value
+              evalib.image_prediction  what a network says of one image, with its map, as a value
+              evalib.classifier   load(): a trained classifier; predict() of any image, address, array or folder
     level 4   evalib.report       the figures of a run, in one call; the explanation of one image
               evalib.commands     what the commands of the command line do and say
               evalib.cli          the command line: evalib demo | train | eval | cam | rank | predict | data | doctor
 """
 
 __version__ = "0.1.0"
+
+# Names and their modules, which are imported when a name is asked for: `import evalib` itself loads nothing.
+_LATE = {"doctor": "evalib.runtime", "load": "evalib.classifier"}
+
+TYPE_CHECKING = False  # type checkers take it for True, and so see the names
+
+if TYPE_CHECKING:
+    from evalib.classifier import load as load
+    from evalib.runtime import doctor as doctor
+else:
+
+    def __getattr__(name):
+        """A name of `_LATE`, from its module."""
+        if name not in _LATE:
+            raise AttributeError(f"module 'evalib' has no attribute {name!r}")
+        import importlib
+
+        return getattr(importlib.import_module(_LATE[name]), name)
+
+    def __dir__():
+        return sorted([*globals(), *_LATE])

@@ -175,10 +175,13 @@ def _add_rank(parser: argparse.ArgumentParser) -> None:
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=commands.predict)
-    paths_help = "a run directory, unless --checkpoint is given; then image files and folders of them"
+    paths_help = "a run directory, unless --checkpoint is given; then images: files, folders, http(s) addresses"
     parser.add_argument("paths", nargs="+", metavar="PATH", help=paths_help)
     top_help = "how many classes of each image (default: %(default)s)"
     parser.add_argument("--top", type=int, default=3, metavar="N", help=top_help)
+    parser.add_argument("--cam", metavar="DIR", help="write the map of each image's prediction over it into DIR")
+    parser.add_argument("--method", metavar="NAME", default="grad_cam", help="how maps are made (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="one JSON list instead of lines")
     _add_network(parser)
 
 

@@ -16,7 +16,7 @@ from evalib.cam_layers import Layers, find_layers
 from evalib.cam_maps import ClassIdx, check_inputs, explaining, finish, unwrap
 from evalib.cam_masks import WEIGHTS, masked_maps
 from evalib.cam_others import FROM_COPY, FROM_PASS, copy_maps, formula_of
-from evalib.cam_pass import FORMULAS, layer_maps, one_pass
+from evalib.cam_pass import FORMULAS, Pass, layer_maps, one_pass
 from evalib.progress import progress_bar
 
 # What each method makes its maps from: A are a layer's activations, G the gradients of the class's logit.
@@ -121,6 +121,22 @@ def explain_methods(
     return _explain(model, images, layers, class_idx, methods, channels_at_once)[0]
 
 
+def explain_with_logits(
+    model: nn.Module, images: Tensor, layers: Layers = None, class_idx: ClassIdx = None, *, method: str = "grad_cam"
+) -> tuple[Tensor, Tensor]:
+    """Maps as from `explain`, and the logits that the same pass gave: the network is not asked twice.
+
+    Returns:
+        cams: (L, N, H, W) float32 in [0, 1].
+        logits: (N, num_classes), both on the device of `images`.
+
+    Raises:
+        TypeError, ValueError: as `explain`.
+    """
+    cams, found = _explain(model, images, layers, class_idx, [method], None)
+    return cams[method], found.logits.to(images.device)
+
+
 def _explain(
     model: nn.Module,
     images: Tensor,
@@ -128,8 +144,8 @@ def _explain(
     class_idx: ClassIdx,
     methods: Sequence[str],
     channels_at_once: int | None,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Maps by method, and the classes (N,) that they explain."""
+) -> tuple[dict[str, Tensor], Pass]:
+    """Maps by method, and the pass that they come from."""
     for method in methods:
         if method not in METHODS:
             raise ValueError(f"`method` needs one of {', '.join(map(repr, METHODS))}: got {method!r}.")
@@ -161,7 +177,7 @@ def _explain(
                 formula = FORMULAS.get(method) or formula_of(method)
                 maps = layer_maps(partial(found.raw_maps, formula), images, chosen, labels)
             cams[method] = maps.to(images.device)
-    return cams, found.classes
+    return cams, found
 
 
 # --- a set of images -----------------------------------------------------------------------------------------
@@ -221,8 +237,8 @@ def explain_batches(
     with progress_bar(progress, total=total, desc=method, unit="batch") as bar:
         for images, labels in loader:
             wanted = labels if class_idx == "labels" else class_idx
-            cams, classes = _explain(model, images, layers, wanted, [method], channels_at_once)
-            yield cams[method], classes.to(images.device), labels
+            cams, found = _explain(model, images, layers, wanted, [method], channels_at_once)
+            yield cams[method], found.classes.to(images.device), labels
             bar.update()
 
 

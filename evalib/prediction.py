@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -77,13 +78,17 @@ class Predictions:
         """The images that could not be decoded, with their reasons."""
         return tuple(image for image in self.images if image.reason)
 
+    @property
+    def summary(self) -> str:
+        """Which images were skipped, in one line; empty if none was, or there is only one."""
+        if not self.skipped or len(self.images) == 1:
+            return ""
+        names = ", ".join(image.name for image in self.skipped[:10])
+        more = ", ..." if len(self.skipped) > 10 else ""
+        return f"{len(self.skipped):,} of {len(self.images):,} skipped: {names}{more}"
+
     def __str__(self) -> str:
-        lines = [str(image) for image in self.images]
-        if self.skipped and len(self.images) > 1:
-            names = ", ".join(image.name for image in self.skipped[:10])
-            more = ", ..." if len(self.skipped) > 10 else ""
-            lines.append(f"{len(self.skipped):,} of {len(self.images):,} skipped: {names}{more}")
-        return "\n".join(lines)
+        return "\n".join([*map(str, self.images), *([self.summary] if self.summary else [])])
 
 
 def predict_files(
@@ -159,6 +164,20 @@ def _images_in(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if Path(name).suffix.lower() not in SUFFIXES]
     for error in unreadable:
         yield Path(error.filename)  # said to be a folder in place of the images that it may hold
+
+
+def class_index(name: str, classes: Sequence[str]) -> int:
+    """A class by its name, whatever the case.
+
+    Raises:
+        ValueError: if there is no such class; with those of like names.
+    """
+    found = [index for index, known in enumerate(classes) if known.casefold() == name.casefold()]
+    exact = [index for index in found if classes[index] == name]
+    if not found:
+        close = difflib.get_close_matches(name, classes, n=5, cutoff=0.3) or list(classes[:10])
+        raise ValueError(f"There is no class {name!r}. Did you mean: {', '.join(close)}?")
+    return (exact or found)[0]
 
 
 def input_geometry(about: InputFormat) -> Geometry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from evalib.cam import cam_layers, classic_cam, empty_maps
 from evalib.checkpoint import load_model
 from evalib.data.image_data import ImageData
 from evalib.engine import Evaluation
-from evalib.explain import explain
+from evalib.explain import explain, explain_with_logits
 from evalib.files import replacing
 from evalib.history import History
 from evalib.metrics import confusion_matrix
 from evalib.mistakes import Mistakes, find_mistakes
-from evalib.prediction import InputFormat
+from evalib.prediction import InputFormat, class_index
 from evalib.prediction import read_image as read_image
 from evalib.rundir import latest_checkpoint
 from evalib.runtime import eval_mode, pick_device
@@ -114,19 +113,11 @@ def explain_image(
         ValueError: if there is no such class or method, or the network has no such map.
     """
     images = _input(model, about, pixels[None])
-    probabilities = _probabilities(model, images)[0]
-    class_idx = int(probabilities.argmax()) if class_name is None else _class_index(class_name, about.classes)
-    cam = explain(model, images, list(cam_layers(model))[-1], class_idx, method=method)[0, 0].cpu()
-    return Explanation(denormalize(images[0].cpu(), about.mean, about.std), cam, class_idx, probabilities)
-
-
-def _class_index(name: str, classes: Sequence[str]) -> int:
-    """A class by its name, whatever the case."""
-    found = [index for index, known in enumerate(classes) if known.casefold() == name.casefold()]
-    if not found:
-        close = difflib.get_close_matches(name, classes, n=5, cutoff=0.3) or list(classes[:10])
-        raise ValueError(f"There is no class {name!r}. Did you mean: {', '.join(close)}?")
-    return found[0]
+    chosen = None if class_name is None else class_index(class_name, about.classes)
+    cams, logits = explain_with_logits(model, images, list(cam_layers(model))[-1], chosen, method=method)
+    probabilities = logits[0].float().softmax(dim=0).cpu()
+    class_idx = int(probabilities.argmax()) if chosen is None else chosen
+    return Explanation(denormalize(images[0].cpu(), about.mean, about.std), cams[0, 0].cpu(), class_idx, probabilities)
 
 
 def write_explanation(explanation: Explanation, stem: str | Path) -> tuple[Path, Path]:

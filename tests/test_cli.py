@@ -1,5 +1,6 @@
 """The command line, in this process on a cut of the sample, and what it says to wrong words."""
 
+import json
 import shutil
 
 import pytest
@@ -194,6 +195,45 @@ def test_predict_names_the_classes_of_files_and_folders(run, tmp_path, capsys):
     assert "2 of 2 skipped" in capsys.readouterr().out
 
 
+def test_predict_writes_maps_and_json(run, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    for name in ("a.png", "more/a.png"):
+        Image.new("RGB", (50, 40), (90, 120, 200)).save(photos / name)
+    (photos / "page.jpg").write_bytes(b"<html>")
+    command = ["predict", "--device", "cpu", "--top", "2", str(run), str(photos)]
+    assert main([*command, "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert [image["name"] for image in plain] == [str(photos / name) for name in ("a.png", "more/a.png", "page.jpg")]
+    assert [len(image.get("classes", [])) for image in plain] == [2, 2, 0]
+    best, second = plain[0]["classes"]
+    assert 1 >= best["probability"] >= second["probability"] > 0
+    assert "it begins with b'<html>'" in plain[2]["reason"]
+
+    assert main([*command, "--cam", str(tmp_path / "maps"), "--json", "--method", "layer_cam"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [image["classes"][0]["name"] for image in found[:2]] == [best["name"]] * 2
+    files = [tmp_path / "maps" / name for name in ("a_cam.png", "a_cam-2.png")]
+    assert [image["cam"]["file"] for image in found[:2]] == list(map(str, files))
+    about = {"class": best["name"], "layer": "layer4", "method": "layer_cam"}
+    assert {name: value for name, value in found[0]["cam"].items() if name in about} == about
+    assert "cam" not in found[2]
+    with Image.open(files[1]) as image:
+        assert image.size == (224, 224)
+
+    assert main([*command, "--cam", str(tmp_path / "maps")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith(f"-> {tmp_path / 'maps' / 'a_cam-3.png'}"), "no file is written over"
+    assert said[-1] == f"1 of 3 skipped: {photos / 'page.jpg'}"
+    assert main(["predict", "--device", "cpu", "--json", "--cam", str(tmp_path / "x"), str(run), "none.png"]) == 1
+    assert json.loads(capsys.readouterr().out) == [{"name": "none.png", "reason": "There is no image file none.png."}]
+
+
+def test_predict_refuses_what_is_no_web_address(run, capsys):
+    assert main(["predict", "--device", "cpu", str(run), "file:///etc/hostname"]) == 1
+    assert "only http:// and https:// are opened" in capsys.readouterr().out
+
+
 def test_predict_with_wrong_words(run, tmp_path, capsys):
     assert main(["predict", "--device", "cpu", str(run)]) == 1
     assert "Name image files or folders of them, after the run directory" in capsys.readouterr().err
@@ -279,8 +319,8 @@ def test_wrong_words_list_the_right_ones(arguments, message, capsys):
     ("arguments", "message"),
     [
         (["eval"], "Name either a run directory or --checkpoint FILE"),
-        (["eval", "nowhere"], "nowhere is no run directory"),
-        (["cam", "--checkpoint", "none.pt"], "There is no checkpoint none.pt"),
+        (["eval", "nowhere"], "There is no run directory or checkpoint nowhere"),
+        (["cam", "--checkpoint", "none.pt"], "There is no run directory or checkpoint none.pt"),
         (["demo", "--epochs", "0"], "`epochs` must be at least 1: got 0"),
         (["demo", "--device", "tpu9"], "Device 'tpu9' is not available here"),
     ],

@@ -61,6 +61,19 @@ def test_import_loads_nothing_heavy():
     assert loaded_by("import evalib") == []
 
 
+def test_names_of_the_package_are_loaded_when_they_are_asked_for():
+    import evalib
+    from evalib.classifier import load
+    from evalib.runtime import doctor
+
+    assert evalib.load is load
+    assert evalib.doctor is doctor
+    assert {"load", "doctor", "__version__"} <= set(dir(evalib))
+    assert loaded_by("import evalib; dir(evalib); hasattr(evalib, 'nothing')") == []
+    with pytest.raises(AttributeError, match="module 'evalib' has no attribute 'lode'"):
+        _ = evalib.lode
+
+
 def test_import_costs_less_than_a_tenth_of_a_second():
     code = "import time; t = time.perf_counter(); import evalib; print(time.perf_counter() - t)"
     times = [float(check(sys.executable, "-c", code, cwd=ROOT)) for _ in range(5)]

@@ -115,6 +115,7 @@ def test_what_predictions_say():
     assert str(Predictions((whole,))) == "a.png  red 91.0%, blue 9.0%"
     bad = [Prediction(f"{number}.png", reason="an empty file") for number in range(12)]
     assert str(Predictions((bad[0],))) == "0.png  skipped: an empty file"
+    assert (Predictions((bad[0],)).summary, Predictions((whole, whole)).summary) == ("", "")
     said = str(Predictions((*bad, whole))).splitlines()
     assert said[-1] == f"12 of 13 skipped: {', '.join(f'{number}.png' for number in range(10))}, ..."
     assert len(said) == 14

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from evalib.commands import inventory
 from evalib.commands.results import evaluated, execution_on, print_augmented, print_evaluation, write_all_figures
-from evalib.recipes import recipes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,40 +19,17 @@ if TYPE_CHECKING:
 
 def load_trained(arguments: argparse.Namespace) -> tuple[nn.Module, Checkpoint, SingleDevice, Path]:
     """The network, what is known of it, the device and the folder that `eval`, `cam` or `predict` names."""
-    from evalib.checkpoint import is_checkpoint, load_model
+    from evalib import trained
     from evalib.distributed import launched_processes
-    from evalib.rundir import latest_checkpoint
 
     if launched_processes() > 1:
         raise ValueError(f"`evalib {arguments.command}` is for one process: start it without a launcher.")
     if (arguments.run_dir is None) == (arguments.checkpoint is None):
         raise ValueError("Name either a run directory or --checkpoint FILE.")
-    path = Path(arguments.checkpoint) if arguments.checkpoint else latest_checkpoint(arguments.run_dir)
-    own = arguments.run_dir is not None or is_checkpoint(path)
-    model, checkpoint = load_model(path) if own else _foreign(path, arguments.model)
+    path = arguments.checkpoint or arguments.run_dir
+    model, checkpoint = trained.load_trained(path, arguments.model)
     execution = execution_on(arguments.device)
-    return execution.prepare(model), checkpoint, execution, path.parent
-
-
-def _foreign(path: Path, name: str) -> tuple[nn.Module, Checkpoint]:
-    """Weights of another project in a network of ours, taken to be for CIFAR-10 where they tell ten classes apart."""
-    from evalib.checkpoint import Checkpoint
-    from evalib.data.image_data import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD
-    from evalib.models import build_model
-    from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry
-    from evalib.weights import load_strictly, read_weights_file, state_dict_in
-
-    weights = state_dict_in(read_weights_file(path), path)
-    num_classes = next((len(tensor) for tensor in reversed(weights.values()) if tensor.dim() == 2), 10)
-    model = build_model(name, num_classes)
-    load_strictly(model, weights, path)
-    classes = CIFAR10_CLASSES if num_classes == 10 else tuple(f"class {index}" for index in range(num_classes))
-    small = name.startswith("resnet")
-    recipe = recipes["eva6" if small else "hpi-alexnet"].replace(model=name)
-    mean, std = (CIFAR10_MEAN, CIFAR10_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
-    geometry = Geometry(recipe.geometry, recipe.image_size)
-    size = geometry.image_size or 32
-    return model.eval(), Checkpoint(weights, recipe, classes, mean, std, size, "cifar10", 0, geometry=geometry)
+    return execution.prepare(model), checkpoint, execution, trained.checkpoint_file(path).parent
 
 
 def test_data(arguments: argparse.Namespace, checkpoint: Checkpoint) -> ImageData:

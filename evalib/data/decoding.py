@@ -87,6 +87,19 @@ def decode_image(file: Path | bytes, name: str, geometry: Geometry = AS_IS) -> n
         return np.array(geometry.image(_rgb(_upright(opened))))  # a copy: torch warns of arrays that are read-only
 
 
+def image_pixels(image: Image.Image, name: str, geometry: Geometry = AS_IS) -> np.ndarray:
+    """An image of Pillow, of any mode, as `decode_image` gives that of a file; the image itself stays as it is.
+
+    Raises:
+        ImageError: naming the image, if it cannot be read, has no pixel or more than `MAX_PIXELS`.
+    """
+    with _naming(name):
+        width, height = image.size
+        if not 0 < width * height <= MAX_PIXELS:
+            raise ValueError(f"{width:,} x {height:,} pixels, not 1 to {MAX_PIXELS:,}")
+        return np.array(geometry.image(_rgb(_upright(image))))
+
+
 def stored_size(file: Path | bytes, name: str) -> tuple[int, int]:
     """Width and height of an image as stored, before EXIF turns it, from its header. Raises as `decode_image` does."""
     with _opened(file, name) as opened:
@@ -107,9 +120,15 @@ def first_lines(lines: Sequence[str], most: int = 10) -> str:
 @contextmanager
 def _opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
     """The image behind its header; whatever goes wrong, here or in the block, is an error that names it."""
+    with _naming(name), _byte_stream(file) as stream, _identified(stream) as image:
+        yield image
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Whatever goes wrong in the block is an `ImageError` that names the image."""
     try:
-        with _byte_stream(file) as stream, _identified(stream) as image:
-            yield image
+        yield
     except Exception as error:  # Pillow raises nearly every kind, by format, damage and version
         system = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
         raise ImageError(Failure(one_line(name), _reason(error), damaged=not system)) from error
