@@ -21,6 +21,7 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.archives     tar archives, unpacked into their folder and nowhere else
               evalib.weights      files of weights, also those of other projects
               evalib.cam_networks AlexNetCAM and VGG19CAM, ImageNet weights, freezing
+              evalib.imagenet_networks  torchvision's ResNet18, learned on ImageNet, for other classes
               evalib.models       resnet18 to resnet152 for small images, models by name, summary()
               evalib.muon         MuonSGD: orthogonal updates for convolution filters, SGD for the rest
               evalib.averaging    Lookahead: weights drawn back to their moving average

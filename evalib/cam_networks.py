@@ -134,7 +134,7 @@ def _file_of(model: CAMNetwork, weights: str | Path | WeightsEnum) -> Path:
     if isinstance(weights, WeightsEnum):
         if not isinstance(weights, own):
             raise ValueError(f"{weights} is of another network than {type(model).__name__}: use {own.DEFAULT}.")
-        return _imagenet_file(weights)
+        return imagenet_file(weights)
     if not Path(weights).is_file():
         raise FileNotFoundError(
             f'`weights` must be "imagenet", a member of torchvision\'s {own.__name__} or a file: '
@@ -143,11 +143,19 @@ def _file_of(model: CAMNetwork, weights: str | Path | WeightsEnum) -> Path:
     return Path(weights)
 
 
-def _imagenet_file(weights: WeightsEnum) -> Path:
-    """torchvision's file of these weights, in torch.hub's folder; its name ends in the first digits of its SHA-256."""
+def imagenet_file(weights: WeightsEnum, timeout: float = 15.0) -> Path:
+    """torchvision's file of these weights, in torch.hub's folder; its name ends in the first digits of its SHA-256.
+
+    Args:
+        weights: which.
+        timeout: seconds without an answer or a byte after which the download is given up.
+
+    Raises:
+        DownloadError: if it is neither there nor to be had; it says how to place it by hand.
+    """
     url: str = weights.url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2]).absolute()
-    return download([url], path, digest=f"sha256:{path.stem.rpartition('-')[2]}")
+    return download([url], path, digest=f"sha256:{path.stem.rpartition('-')[2]}", timeout=timeout)
 
 
 def convolutions(model: nn.Module) -> list[nn.Conv2d]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evalib.history import History
-from evalib.recipes import Recipe
+from evalib.recipes import WIDE_MODELS, Recipe
 from evalib.rundir import HISTORY_NAME, RECIPE_NAME
 from evalib.tables import Table, Tabular, cell
 
@@ -156,7 +156,7 @@ def _row(recipe: Recipe, history: History, differing: Sequence[str]) -> dict[str
     last = history.epochs[-1]
     ended = "interrupted" if history.interrupted else "unfinished"
     state = "finished" if last.epoch >= recipe.epochs else f"{ended}, {recipe.epochs} planned"
-    narrow = recipe.model.startswith("resnet") and recipe.width != 64
+    narrow = recipe.model in WIDE_MODELS and recipe.width != 64
     start = {"none": "random", "imagenet": "ImageNet"}
     return {
         "model": f"{recipe.model}, width {recipe.width}" if narrow else recipe.model,

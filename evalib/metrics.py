@@ -1,4 +1,4 @@
-"""Numbers about predictions: means weighted by samples, accuracy, confusion matrix, accuracy per class."""
+"""Numbers about predictions: means weighted by samples, accuracy and its range, confusion matrix, per class."""
 
 from __future__ import annotations
 
@@ -76,3 +76,24 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> T
 def per_class_accuracy(confusion: Tensor) -> Tensor:
     """(C,) float64: fraction of each true class that was predicted right; NaN for a class without images."""
     return confusion.diagonal().double() / confusion.sum(dim=1).double()
+
+
+def wilson_interval(correct: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The range in which the true share lies, by what `count` trials showed (Wilson 1927, score interval).
+
+    It stays inside [0, 1] and holds for few trials, where the usual plus or minus does not.
+
+    Args:
+        correct: successes, 0 to `count`.
+        count: trials, at least 1.
+        z: standard deviations of a normal distribution; 1.96 for 95 %.
+
+    Raises:
+        ValueError: if `count` is less than 1, or `correct` lies outside 0 to `count`.
+    """
+    if count < 1 or not 0 <= correct <= count:
+        raise ValueError(f"`correct` of `count` needs 0 <= correct <= count and count >= 1: got {correct} of {count}.")
+    share, spread = correct / count, z**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,4 +1,4 @@
-"""Networks by name: residual ones for small images (He et al. 2016, arXiv:1512.03385, section 4.2), CAM networks."""
+"""Networks by name: residual ones for small images (He et al. 2016, arXiv:1512.03385, section 4.2), and others."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evalib.cam_networks import MIN_SIZE, VGG19CAM, AlexNetCAM, CAMNetwork, freeze_layers, load_features
+from evalib.imagenet_networks import load_backbone, resnet18_imagenet
 from evalib.recipes import Recipe
 from evalib.weights import load_strictly, read_weights_file, state_dict_in
 
@@ -153,7 +154,7 @@ def vgg19_cam(num_classes: int = 10, *, width: int = 64) -> VGG19CAM:
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     builder.__name__: builder
-    for builder in (resnet18, resnet34, resnet50, resnet101, resnet152, alexnet_cam, vgg19_cam)
+    for builder in (resnet18, resnet34, resnet50, resnet101, resnet152, alexnet_cam, vgg19_cam, resnet18_imagenet)
 }
 
 
@@ -177,22 +178,24 @@ def build_model(name: str, num_classes: int = 10, *, width: int = 64, seed: int 
 def model_for(recipe: Recipe, num_classes: int) -> nn.Module:
     """The network with which a run of this recipe begins: built from its seed, `weights` loaded, layers frozen.
 
-    A CAM network takes only the features from `weights`, as `load_features` does; a residual network takes all of a
-    file, of the same number of classes.
+    A CAM network takes only the features from `weights`, as `load_features` does, and "resnet18_imagenet" all but the
+    last layer, as `load_backbone` does; the other residual networks take all of a file, of the same number of classes.
 
     Raises:
         ValueError: if the weights do not fit, or there are more frozen layers than the network has.
         FileNotFoundError, DownloadError: if the weights are not there, or not to be had.
     """
     model = build_model(recipe.model, num_classes, width=recipe.width, seed=recipe.seed)
-    weights = recipe.weights
-    if weights == "imagenet" and not isinstance(model, CAMNetwork):
+    weights, has_imagenet = recipe.weights, recipe.model == "resnet18_imagenet"
+    if weights == "imagenet" and not (has_imagenet or isinstance(model, CAMNetwork)):
         raise ValueError(
             f'`weights` must be "none" or a file for {recipe.model}: got "imagenet", but no ImageNet weights fit its '
             "stem for small images."
         )
     if weights != "none" and isinstance(model, CAMNetwork):
         load_features(model, weights)
+    elif weights != "none" and has_imagenet:
+        load_backbone(model, weights)
     elif weights != "none":
         load_strictly(model, state_dict_in(read_weights_file(weights), weights), weights)
     freeze_layers(model, recipe.frozen_layers)

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-MODEL_NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet_cam", "vgg19_cam")
+MODEL_NAMES = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet_cam", "vgg19_cam", "resnet18_imagenet",
+)  # fmt: skip
+WIDE_MODELS = MODEL_NAMES[:5]  # of any width
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 SCHEDULES = ("constant", "step", "one_cycle", "cosine", "triangle")
 AUGMENTATIONS = ("none", "flip", "crop", "eva6", "cars")
@@ -52,7 +55,8 @@ class Recipe:
     Attributes:
         name: what the recipe is called.
         model: one of `MODEL_NAMES`.
-        width: channels of a ResNet's first stage, at least 8; 64 is the published network. The CAM networks have none.
+        width: channels of a ResNet's first stage, at least 8; 64 is the published network. Only `WIDE_MODELS` have
+            others.
         weights: what the network begins with: "none" (random), "imagenet", or the path of a file of weights.
         frozen_layers: that many convolution layers, from the first on, keep their weights.
         epochs: passes over the training images.
@@ -234,4 +238,25 @@ CARS_ALEXNET = HPI_ALEXNET.replace(
     name="cars-alexnet", epochs=30, batch_size=4, lr=1e-5, image_size=256, augmentation="cars"
 )
 
-recipes = _Named({recipe.name: recipe for recipe in (EVA6, FAST, FAST_40, DEMO, HPI_ALEXNET, HPI_VGG19, CARS_ALEXNET)})
+# Photographs of one's own: torchvision's ResNet18, learned on ImageNet, all of it trained on, gently. The number of
+# epochs follows the number of images, see `evalib.own_recipe`.
+PHOTOS = Recipe(
+    name="photos", model="resnet18_imagenet", weights="imagenet", epochs=12, batch_size=32, optimizer="adamw", lr=3e-4,
+    weight_decay=0.05, schedule="one_cycle", label_smoothing=0.1, geometry="center_crop", image_size=224,
+    statistics="imagenet", augmentation="crop", crop_padding=28,
+)  # fmt: skip
+
+# The same without anything learned before, for a few hundred photos and two CPU cores: our own narrow network at 64
+# pixels. Muon, because a few hundred steps lead it furthest.
+PHOTOS_SMALL = Recipe(
+    name="photos-small", width=16, epochs=60, batch_size=32, optimizer="muon", lr=0.1, muon_lr=0.05, nesterov=True,
+    weight_decay=5e-4, schedule="triangle", label_smoothing=0.1, zero_gamma=True, geometry="resize", image_size=64,
+    augmentation="crop", crop_padding=8,
+)  # fmt: skip
+
+recipes = _Named(
+    {
+        recipe.name: recipe
+        for recipe in (EVA6, FAST, FAST_40, DEMO, HPI_ALEXNET, HPI_VGG19, CARS_ALEXNET, PHOTOS, PHOTOS_SMALL)
+    }
+)

@@ -9,7 +9,7 @@ from torch import nn
 from evalib.checkpoint import Checkpoint, is_checkpoint, load_model
 from evalib.data.image_data import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD
 from evalib.models import build_model
-from evalib.recipes import recipes
+from evalib.recipes import WIDE_MODELS, recipes
 from evalib.rundir import latest_checkpoint
 from evalib.transforms import IMAGENET_MEAN, IMAGENET_STD, Geometry
 from evalib.weights import load_strictly, read_weights_file, state_dict_in
@@ -52,7 +52,7 @@ def _of_other_project(path: Path, network: str) -> tuple[nn.Module, Checkpoint]:
     model = build_model(network, num_classes)
     load_strictly(model, weights, path)
     classes = CIFAR10_CLASSES if num_classes == 10 else tuple(f"class {index}" for index in range(num_classes))
-    small = network.startswith("resnet")
+    small = network in WIDE_MODELS
     recipe = recipes["eva6" if small else "hpi-alexnet"].replace(model=network)
     mean, std = (CIFAR10_MEAN, CIFAR10_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
     geometry = Geometry(recipe.geometry, recipe.image_size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalib.commands import inventory
 from evalib.commands.results import evaluated, execution_on, print_augmented, print_evaluation, write_all_figures
-from evalib.recipes import Recipe, recipes
+from evalib.recipes import WIDE_MODELS, Recipe, recipes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,7 +100,7 @@ def _data(arguments: argparse.Namespace) -> ImageData:
 
 
 def _describe_network(model: nn.Module, recipe: Recipe) -> str:
-    width = f", width {recipe.width}" if recipe.model.startswith("resnet") else ""
+    width = f", width {recipe.width}" if recipe.model in WIDE_MODELS else ""
     start = "random weights" if recipe.weights == "none" else f"weights: {recipe.weights}"
     frozen = f", {recipe.frozen_layers} convolution layers frozen" if recipe.frozen_layers else ""
     return f"{recipe.model}{width}: {sum(p.numel() for p in model.parameters()):,} parameters, {start}{frozen}"
