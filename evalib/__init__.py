@@ -18,7 +18,7 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.recipes      Recipe: all settings of a training run; the named recipes
               evalib.origin       where a dataset came from, as plain values
               evalib.download     files from mirrors, checked and resumed
-              evalib.archives     tar archives, unpacked into their folder and nowhere else
+              evalib.archives     tar and zip archives, unpacked into their folder and nowhere else
               evalib.weights      files of weights, also those of other projects
               evalib.cam_networks AlexNetCAM and VGG19CAM, ImageNet weights, freezing
               evalib.imagenet_networks  torchvision's ResNet18, learned on ImageNet, for other classes
@@ -77,7 +77,10 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.plots        every other figure, as a value
               evalib.image_prediction  what a network says of one image, with its map, as a value
               evalib.classifier   load(): a trained classifier; predict() of any image, address, array or folder
+              evalib.own_folder   a folder of images from a path, a zip file, or an upload in Colab
+              evalib.own_recipe   choose_recipe(): a recipe for images of one's own, with reasons
     level 4   evalib.report       the figures of a run, in one call; the explanation of one image
+              evalib.own_images   train_folder(): your own images, to a trained and explained network
               evalib.commands     what the commands of the command line do and say
               evalib.cli          the command line: evalib demo | train | eval | cam | rank | predict | data | doctor
 """

@@ -1,11 +1,14 @@
-"""Tar archives unpacked into their folder, and nothing outside it."""
+"""Tar and zip archives unpacked into their folder, and nothing outside it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -42,6 +45,72 @@ def extract_tar(archive: Path, folder: Path) -> None:
                 if os.path.lexists(place):
                     raise FileExistsError(f"`{place}` is there already: move it away to extract `{archive}`.")
             _extract(tar, members, folder)
+
+
+def extract_zip(archive: Path, folder: Path) -> None:
+    """Extract a zip archive into a new `folder`, and nothing outside it.
+
+    As with `extract_tar` all members are checked first, and none is seen before all are there. What they say of their
+    size is held against what they have.
+
+    Args:
+        archive: the archive.
+        folder: where its members go; must not be there yet.
+
+    Raises:
+        ValueError: if the archive is damaged or encrypted, or holds a link, a name that leads outside or comes twice,
+            or more than fits on the disk.
+        FileExistsError: if `folder` is there already.
+        FileNotFoundError: if there is no such archive.
+    """
+    archive, folder = Path(archive), Path(folder)
+    if os.path.lexists(folder):
+        raise FileExistsError(f"`{folder}` is there already: move it away to extract `{archive}`.")
+    with archive.open("rb") as file:
+        try:
+            unpacked = zipfile.ZipFile(file)
+        except Exception as error:  # of several kinds, by what is damaged
+            raise ValueError(f"`{archive}` is damaged or no zip archive: {error!r}. Get it again.") from error
+        with unpacked:
+            members = unpacked.infolist()
+            if fault := _fault([_as_in_tar(member) for member in members]):
+                raise ValueError(f"`{archive}` is refused, nothing written: {fault}.")
+            if any(member.flag_bits & 1 for member in members):
+                raise ValueError(f"`{archive}` is encrypted: unpack it yourself, and give the folder.")
+            _check_space(archive, sum(member.file_size for member in members), folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".extract-", dir=folder.parent) as temporary:
+                inside = Path(temporary) / "inside"
+                inside.mkdir()
+                for member in members:
+                    _write_member(unpacked, member, inside, archive)
+                os.replace(inside, folder)
+
+
+def _as_in_tar(member: zipfile.ZipInfo) -> tarfile.TarInfo:
+    """The same member, for the checks that both kinds of archive share."""
+    found = tarfile.TarInfo(member.filename)
+    mode = member.external_attr >> 16
+    if stat.S_ISLNK(mode):
+        found.type = tarfile.SYMTYPE
+    elif member.is_dir():
+        found.type = tarfile.DIRTYPE
+    return found
+
+
+def _write_member(unpacked: zipfile.ZipFile, member: zipfile.ZipInfo, inside: Path, archive: Path) -> None:
+    place = inside.joinpath(*PureWindowsPath(member.filename).parts)
+    if member.is_dir():
+        place.mkdir(parents=True, exist_ok=True)
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with unpacked.open(member) as content, place.open("wb") as file:
+            shutil.copyfileobj(content, file)  # never more bytes than the member says; then its CRC is compared
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"`{archive}` is damaged, nothing written: {member.filename!r}: {error}. Get it again."
+        ) from error
 
 
 def _all_members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
