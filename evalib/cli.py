@@ -10,7 +10,7 @@ import evalib
 from evalib import commands
 from evalib.recipes import GEOMETRIES, MODEL_NAMES, PATHS, TEST_VIEWS, recipes
 
-DATASETS = ("cifar10", "sample", "cars")
+DATASETS = ("cifar10", "sample", "cars", "folder")
 DEVICE_HELP = "cpu, cuda, mps (default: the best one here)"
 
 
@@ -28,11 +28,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = added.add_parser("train", help="train by a recipe into a run directory; called again, it continues")
     train.add_argument("dataset", choices=DATASETS, help="sample: 6,000 CIFAR-10 images shipped with evalib")
-    train.add_argument("--recipe", choices=tuple(recipes), help="default: fast, for cars cars-alexnet")
+    train.add_argument("folder", nargs="?", metavar="DIR", help="of your own images, after `folder`: DIR/<class>/*.jpg")
+    recipe_help = "default: fast, for cars cars-alexnet, for a folder chosen by what is in it"
+    train.add_argument("--recipe", choices=tuple(recipes), help=recipe_help)
     train.add_argument("--bare-step", action="store_true", help="after every epoch also time the model step alone")
     train.set_defaults(run=commands.train)
     _add_data(train)
     _add_cars(train)
+    fraction_help = "of the images of each class of DIR, where it has no folders train and test (default: 0.2)"
+    train.add_argument("--test-fraction", type=float, metavar="F", help=fraction_help)
     _add_training(train, run_dir=None)
     _add_changes(train)
 
@@ -75,12 +79,14 @@ def _add_cars(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_damaged(parser: argparse._ActionsContainer) -> None:
-    damaged_help = "look through all image files of cars first: stop at damaged ones, naming them all, or skip them"
+    damaged_help = (
+        "look through all image files of cars first: stop at damaged ones, naming them all, or skip them (folder: skip)"
+    )
     parser.add_argument("--damaged", choices=("stop", "skip"), help=damaged_help)
 
 
 def _add_training(parser: argparse.ArgumentParser, run_dir: str | None) -> None:
-    run_dir_help = f"default: {run_dir or 'runs/DATASET-RECIPE-seedN'}"
+    run_dir_help = f"default: {run_dir or 'runs/DATASET-RECIPE-seedN, of a folder runs/DIR-seedN'}"
     parser.add_argument("--run-dir", "--checkpoints-dir", metavar="RUN", default=run_dir, help=run_dir_help)
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--seed", type=int, metavar="N", help="instead of the recipe's")

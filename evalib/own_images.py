@@ -136,27 +136,26 @@ def plan_folder(
     root: str | Path,
     *,
     recipe: Recipe | str | None = None,
-    epochs: int | None = None,
-    image_size: int | None = None,
+    changes: Mapping[str, Any] | None = None,
     weights: str = "auto",
     test_fraction: float = 0.2,
-    seed: int = 1,
+    damaged: str = "skip",
     device: str | torch.device | None = None,
 ) -> Plan:
-    """Look at a folder of images, choose a recipe, and decode the images for it; images that are damaged are skipped.
+    """Look at a folder of images, choose a recipe, and decode the images for it.
 
     Args:
         root: the folder, as `evalib.data.image_folder` takes it.
         recipe: one, or its name; None chooses by `choose_recipe`.
-        epochs: instead of the recipe's.
-        image_size: likewise, in pixels.
-        weights: as in `find_weights`; of no use with a recipe.
+        changes: settings instead of the recipe's, as {"epochs": 5}. The seed is that of the training only: the test
+            images are the same for any.
+        weights: as in `find_weights`; of no use with a recipe, which names its own.
         test_fraction: of the images of each class, where no test images are given.
-        seed: of the training; the test images are the same for any seed.
+        damaged: as in `image_folder`.
         device: where the network will be trained; None takes the best one here.
 
     Raises:
-        FileNotFoundError, ValueError: as `image_folder`, or for an unknown recipe.
+        FileNotFoundError, ValueError: as `image_folder`, or for an unknown recipe or setting.
     """
     facts = inspect_folder(root, test_fraction=test_fraction)
     notes: tuple[str, ...] = ()
@@ -164,18 +163,29 @@ def plan_folder(
         if not are_small(facts):  # else none are looked for
             weights, notes = find_weights(weights)
         chosen, reasons = choose_recipe(facts, pick_device(device), weights=weights)
+        changes = {name: value for name, value in (changes or {}).items() if name != "weights"}
     else:
-        chosen = recipes[recipe] if isinstance(recipe, str) else recipe
-        reasons = ("as asked for",)
-        if chosen.geometry == "as_is":
-            fitting, _ = choose_recipe(facts, pick_device(device), weights="none")
-            chosen = chosen.replace(geometry=fitting.geometry, image_size=fitting.image_size)
-    changes = {name: value for name, value in {"epochs": epochs, "image_size": image_size}.items() if value is not None}
-    chosen = chosen.replace(**changes, seed=seed)
-    reasons += tuple(f"{name.replace('_', ' ')}: {value}, as asked for" for name, value in changes.items())
-    settings: dict[str, Any] = {"image_size": chosen.image_size, "geometry": chosen.geometry}
-    data = image_folder(root, **settings, damaged="skip", test_fraction=test_fraction).prepared_for(chosen)
-    return Plan(facts, data, chosen, reasons, notes)
+        chosen, reasons = recipes[recipe] if isinstance(recipe, str) else recipe, ("as asked for",)
+    changed = _changed(chosen, changes or {}, facts)
+    for name, (_, value) in chosen.difference(changed).items():
+        reasons += (f"{name.replace('_', ' ')}: {value}, {'as asked for' if name in (changes or {}) else 'to fit'}",)
+    settings: dict[str, Any] = {"image_size": changed.image_size, "geometry": changed.geometry, "damaged": damaged}
+    data = image_folder(root, **settings, test_fraction=test_fraction).prepared_for(changed)
+    return Plan(facts, data, changed, reasons, notes)
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any], facts: DataFacts) -> Recipe:
+    """A recipe with changes, and with what follows from them, and from a folder whose images have no one size."""
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if recipe.geometry == "as_is" and "geometry" not in changes:
+        fitting, _ = choose_recipe(facts, torch.device("cpu"), weights="none")
+        changes = {"image_size": fitting.image_size, **changes, "geometry": fitting.geometry}
+    if recipe.augmentation == "crop" and "image_size" in changes:
+        changes.setdefault("crop_padding", changes["image_size"] // 8)
+    recipe = recipe.replace(**changes)
+    if sum(facts.counts["train"]) % recipe.batch_size == 1 < recipe.batch_size and "batch_size" not in changes:
+        recipe = recipe.replace(batch_size=recipe.batch_size - 1)  # else the last image would be a batch of its own
+    return recipe
 
 
 def run_directory(root: str | Path, seed: int) -> Path:
@@ -188,6 +198,11 @@ def recipe_in(run_dir: Path) -> Recipe | None:
     if not (run_dir / CHECKPOINT_NAME).exists() or not (run_dir / RECIPE_NAME).exists():
         return None
     return Recipe.from_json((run_dir / RECIPE_NAME).read_text("utf-8"))
+
+
+def continued(plan: Plan, run_dir: Path) -> Plan:
+    """A plan whose recipe is that of a run that was begun."""
+    return dataclasses.replace(plan, reasons=(f"that of the run in {run_dir}, which continues",))
 
 
 def train_folder(
@@ -217,11 +232,11 @@ def train_folder(
     run_dir = run_directory(root, seed) if run_dir is None else Path(run_dir)
     begun = recipe_in(run_dir) if recipe is None else None
     plan = plan_folder(
-        root, recipe=begun or recipe, epochs=epochs, image_size=image_size, weights=weights,
-        test_fraction=test_fraction, seed=seed,
+        root, recipe=begun or recipe, changes={"epochs": epochs, "image_size": image_size, "seed": seed},
+        weights=weights, test_fraction=test_fraction,
     )  # fmt: skip
     if begun is not None:
-        plan = dataclasses.replace(plan, reasons=(f"that of the run in {run_dir}, which continues",))
+        plan = continued(plan, run_dir)
     return train_plan(plan, run_dir)
 
 

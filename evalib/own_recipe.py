@@ -8,7 +8,7 @@ from evalib.data.inspection import DataFacts
 from evalib.recipes import Recipe, check_name, recipes
 
 SMALL = 64  # pixels: images whose shorter side is not larger are seen by a network for small images, at their size
-WIDE = 1.5  # longer than wide, by the medians: of a wider image a middle crop would show too little
+WIDE = 1.8  # times as long as wide, by the medians: of longer images it is said how little a middle crop shows
 # Images seen in training, all epochs together; and the fewest and the most epochs. What a CPU of two cores does in
 # about two minutes, and a few minutes of a small GPU.
 _PASSES = {
@@ -79,15 +79,12 @@ def _sized(recipe: Recipe, facts: DataFacts, pretrained: bool, is_small: bool) -
     if is_small:
         size = max(32, 4 * round(min(width, height) / 4))
         why = "their own" if size == min(width, height) else "about their own; the network takes no less than 32"
-    is_wide = max(width, height) > WIDE * min(width, height)
-    squeezed = is_wide or is_small
-    how = "squeezed to a square"
-    if is_wide:
-        ratio = max(width, height) / min(width, height)
-        how += f", since they are {ratio:.1f} times as long as wide: a middle crop would lose too much"
-    elif not is_small:
-        how = "the shorter side resized, the middle cut out"
-    kind = "resize" if squeezed else "center_crop"
+    kind, how = "center_crop", "the shorter side resized, the middle cut out"
+    if is_small:
+        kind, how = "resize", "squeezed to a square"
+    elif max(width, height) > WIDE * min(width, height):
+        seen = min(width, height) / max(width, height) * 224 / 256
+        how += f", which shows {seen:.0%} of images as long as these; to see all of them squeezed use geometry 'resize'"
     recipe = recipe.replace(image_size=size, geometry=kind, crop_padding=size // 8)
     return recipe, f"{size} pixels, {why}; {how}"
 

@@ -250,8 +250,8 @@ PHOTOS = Recipe(
 # pixels. Muon, because a few hundred steps lead it furthest.
 PHOTOS_SMALL = Recipe(
     name="photos-small", width=16, epochs=60, batch_size=32, optimizer="muon", lr=0.1, muon_lr=0.05, nesterov=True,
-    weight_decay=5e-4, schedule="triangle", label_smoothing=0.1, zero_gamma=True, geometry="resize", image_size=64,
-    augmentation="crop", crop_padding=8,
+    weight_decay=5e-4, schedule="triangle", label_smoothing=0.1, whitening=True, zero_gamma=True,
+    geometry="center_crop", image_size=64, augmentation="crop", crop_padding=8,
 )  # fmt: skip
 
 recipes = _Named(

@@ -68,6 +68,8 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (4, ("report",)),
     (4, ("own_images",)),
     (4, ("commands.inventory", "commands.results")),
+    (4, ("commands.running",)),
+    (4, ("commands.own_images",)),
     (4, ("commands.training", "commands.trained")),
     (4, ("commands.predict", "commands.ranking")),
     (4, ("commands",)),
