@@ -282,7 +282,7 @@ def _difference(checkpoint: Checkpoint, recipe: Recipe, data: ImageData) -> dict
         "filters": (checkpoint.filters, {name: tuple(chosen) for name, chosen in data.filters.items()}),
         "training images": (checkpoint.train_images or len(data.train), len(data.train)),
     }
-    files = [getattr(known, "options", {}).get("files") for known in (checkpoint.origin, data.origin)]
+    files = [None if known is None else known.options.get("files") for known in (checkpoint.origin, data.origin)]
     if None not in files and files[0] != files[1]:
         pairs["files of the folder"] = ("those trained on", "others")
     return difference | {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -16,6 +16,7 @@ import torch
 from evalib import rundir
 from evalib.checkpoint import Checkpoint, load_checkpoint
 from evalib.history import EpochRecord, History
+from evalib.origin import Origin
 from evalib.recipes import Recipe, recipes
 from evalib.rundir import RunDirectory, latest_checkpoint
 
@@ -24,7 +25,7 @@ EVA6 = recipes["eva6"]
 
 def data(**changes):
     """What a run directory asks of an ImageData."""
-    values = {"name": "tiny", "classes": ("ant", "bee"), "filters": {}, "train": range(8), "val": None}
+    values = {"origin": None, "name": "tiny", "classes": ("ant", "bee"), "filters": {}, "train": range(8), "val": None}
     return SimpleNamespace(**{**values, **changes})
 
 
@@ -605,3 +606,20 @@ def test_a_mirror_that_is_not_there_is_told_at_the_end(tmp_path, monkeypatch):
     assert "the run is whole in" in run.notes[0]
     assert load_checkpoint(run.path / "last.pt").epoch == 1
     assert not (run.path / "run.lock").exists()
+
+
+def test_other_files_of_a_folder_are_other_data(tmp_path):
+    """A folder with one image exchanged has the same number: what was trained on might be tested on now."""
+    known = Origin("folder", "pets", {"files": "abc"})
+    with RunDirectory(tmp_path) as run:
+        run.begin(EVA6, data(origin=known))
+        run.save(replace(checkpoint(), origin=known), history(3))
+    with RunDirectory(tmp_path) as run:
+        run.begin(EVA6, data(origin=known))
+    moved = Origin("folder", "elsewhere", {"files": "abc"})
+    with RunDirectory(tmp_path) as run:
+        run.begin(EVA6, data(origin=moved))
+    with pytest.raises(
+        ValueError, match="holds another run .*files of the folder: 'those trained on' there, 'others' now"
+    ):
+        RunDirectory(tmp_path).begin(EVA6, data(origin=Origin("folder", "pets", {"files": "abd"})))
