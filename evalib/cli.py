@@ -26,19 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=commands.train, dataset="sample", recipe="demo", data_dir=None, bare_step=False)
     _add_training(demo, run_dir="runs/demo")
 
-    train = added.add_parser("train", help="train by a recipe into a run directory; called again, it continues")
-    train.add_argument("dataset", choices=DATASETS, help="sample: 6,000 CIFAR-10 images shipped with evalib")
-    train.add_argument("folder", nargs="?", metavar="DIR", help="of your own images, after `folder`: DIR/<class>/*.jpg")
-    recipe_help = "default: fast, for cars cars-alexnet, for a folder chosen by what is in it"
-    train.add_argument("--recipe", choices=tuple(recipes), help=recipe_help)
-    train.add_argument("--bare-step", action="store_true", help="after every epoch also time the model step alone")
-    train.set_defaults(run=commands.train)
-    _add_data(train)
-    _add_cars(train)
-    fraction_help = "of the images of each class of DIR, where it has no folders train and test (default: 0.2)"
-    train.add_argument("--test-fraction", type=float, metavar="F", help=fraction_help)
-    _add_training(train, run_dir=None)
-    _add_changes(train)
+    _add_train(added.add_parser("train", help="train by a recipe into a run directory; called again, it continues"))
 
     evaluate = added.add_parser("eval", help="test a run or a checkpoint: accuracy, classes, mistakes")
     evaluate.set_defaults(run=commands.evaluate)
@@ -59,6 +47,23 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--device", help=DEVICE_HELP)
     doctor.set_defaults(run=commands.doctor)
     return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", choices=DATASETS, help="sample: 6,000 CIFAR-10 images shipped with evalib")
+    parser.add_argument(
+        "folder", nargs="?", metavar="DIR", help="of your own images, after `folder`: DIR/<class>/*.jpg"
+    )
+    recipe_help = "default: fast, for cars cars-alexnet, for a folder chosen by what is in it"
+    parser.add_argument("--recipe", choices=tuple(recipes), help=recipe_help)
+    parser.add_argument("--bare-step", action="store_true", help="after every epoch also time the model step alone")
+    parser.set_defaults(run=commands.train)
+    _add_data(parser)
+    _add_cars(parser)
+    fraction_help = "of the images of each class of DIR, where it has no folders train and test (default: 0.2)"
+    parser.add_argument("--test-fraction", type=float, metavar="F", help=fraction_help)
+    _add_training(parser, run_dir=None)
+    _add_changes(parser)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from evalib.checkpoint import load_checkpoint, load_model
 from evalib.cli import build_parser, main
-from evalib.commands import inventory, training
+from evalib.commands import inventory, running, training
 from evalib.data import sample
 from evalib.history import History
 from evalib.models import resnet18
@@ -347,7 +347,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
         real(self, history)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.EpochLines, "__call__", stop)
+    monkeypatch.setattr(running.EpochLines, "__call__", stop)
     assert main(["demo", "--run-dir", str(tmp_path / "run"), "--device", "cpu"]) == 130
     assert "Stopped after epoch 1 of 2. The same command continues" in capsys.readouterr().out
     assert (tmp_path / "run" / "last.pt").exists()
