@@ -341,7 +341,7 @@ def test_an_unwritable_run_directory_fails_before_training(tmp_path, capsys, mon
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    real = training.EpochLines.__call__
+    real = running.EpochLines.__call__
 
     def stop(self, history):
         real(self, history)
