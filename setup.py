@@ -67,7 +67,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["evalib", "evalib.*"]),
-    package_data={"evalib": ["py.typed"], "evalib.data": ["*.tar.xz", "*.txt"]},
+    package_data={"evalib": ["py.typed", "html/*"], "evalib.data": ["*.tar.xz", "*.txt"]},
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "test": TEST_REQUIRES,

@@ -79,21 +79,37 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.classifier   load(): a trained classifier; predict() of any image, address, array or folder
               evalib.own_folder   a folder of images from a path, a zip file, or an upload in Colab
               evalib.own_recipe   choose_recipe(): a recipe for images of one's own, with reasons
+              evalib.calibration  how sure a network is, and how often it is right then
+              evalib.significance  intervals of a fraction, McNemar's test of two networks
+              evalib.html_parts   pieces of an HTML page that cannot hold foreign markup
+              evalib.html_tested  what a network says of its test images, as a report tells it
+              evalib.html_facts   what a report says of a run, read from its directory
+              evalib.html_scores  what the maps of a report are worth, layer by layer
+              evalib.html_mistakes  which mistakes a report shows, and their maps
+              evalib.html_images  photographs and maps as text
+              evalib.html_charts  charts as SVG in the page
+              evalib.html_tables  sections, tables and figures of a page
+              evalib.html_sections  result, curves, recipe and environment of a run
+              evalib.html_classes  confusion matrix, class by class, calibration, cars
+              evalib.html_cards   the card of a mistake
+              evalib.html_gallery  the gallery of mistakes, the worth of their maps
     level 4   evalib.report       the figures of a run, in one call; the explanation of one image
+              evalib.html_report  write_report(): one HTML file about a run, or that compares several
               evalib.own_images   train_folder(): your own images, to a trained and explained network
               evalib.commands     what the commands of the command line do and say
-              evalib.cli          the command line: evalib demo | train | eval | cam | rank | predict | data | doctor
+              evalib.cli          the command line: evalib demo | train | eval | cam | rank | predict | report | ...
 """
 
 __version__ = "0.1.0"
 
 # Names and their modules, which are imported when a name is asked for: `import evalib` itself loads nothing.
-_LATE = {"doctor": "evalib.runtime", "load": "evalib.classifier"}
+_LATE = {"doctor": "evalib.runtime", "load": "evalib.classifier", "write_report": "evalib.html_report"}
 
 TYPE_CHECKING = False  # type checkers take it for True, and so see the names
 
 if TYPE_CHECKING:
     from evalib.classifier import load as load
+    from evalib.html_report import write_report as write_report
     from evalib.runtime import doctor as doctor
 else:
 

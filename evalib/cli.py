@@ -1,4 +1,4 @@
-"""The command line: `evalib demo | train | eval | cam | rank | predict | data | doctor`, also as `python -m evalib`."""
+"""The command line: `evalib demo | train | eval | cam | rank | predict | report | data | doctor`."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_cam(added.add_parser("cam", help="maps of a run's mistakes, of chosen test images, or of one image"))
     _add_rank(added.add_parser("rank", help="which method at which layer to trust, measured on test images"))
     _add_predict(added.add_parser("predict", help="the classes of image files"))
+    _add_report(added.add_parser("report", help="one HTML file about a run, or that compares several"))
 
     data = added.add_parser("data", help="what there is to choose from, and downloads")
     data.add_argument("dataset", choices=("cars",))
@@ -194,6 +195,19 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", metavar="NAME", default="grad_cam", help="how maps are made (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON list instead of lines")
     _add_network(parser)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=commands.report)
+    parser.add_argument("run_dirs", nargs="+", metavar="RUN", help="a run directory; several are compared")
+    parser.add_argument("--output", metavar="FILE", help="default: report.html in RUN, of several comparison.html")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the data are (default: where they were)")
+    mistakes_help = "cards in the gallery of mistakes, at most (default: %(default)s)"
+    parser.add_argument("--mistakes", type=int, default=48, metavar="N", help=mistakes_help)
+    parser.add_argument("--no-maps", action="store_true", help="no class activation maps, and no measure of them")
+    scores_help = "test images to measure the maps on (default: as many as take some seconds, at most 32)"
+    parser.add_argument("--scores", type=int, metavar="N", help=scores_help)
+    parser.add_argument("--device", help=DEVICE_HELP)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from evalib.commands.inventory import data as data
 from evalib.commands.inventory import doctor as doctor
 from evalib.commands.predict import predict as predict
 from evalib.commands.ranking import rank as rank
+from evalib.commands.report import report as report
 from evalib.commands.trained import cam as cam
 from evalib.commands.trained import evaluate as evaluate
 from evalib.commands.training import train as train
