@@ -13,12 +13,13 @@ import random
 import re
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from evalib.archives import extract_tar
+from evalib.archives import extract_tar, extract_zip
 
 FILES = {"top/a.txt": b"a" * 3000, "top/deep/b.bin": random.Random(0).randbytes(5000), "c.txt": b"c"}
 
@@ -277,3 +278,92 @@ def test_damage_at_random_never_leads_outside(tmp_path: Path) -> None:
     for error in refused:
         assert "damaged.tar`" in str(error) or (isinstance(error, OSError) and error.errno in too_long)
     assert len(refused) > 40
+
+
+# --- zip ----------------------------------------------------------------------------------------------
+
+
+def zipped(path: Path, members: dict[str, bytes], **options: int) -> Path:
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_zip_is_extracted(tmp_path: Path) -> None:
+    members = {"pets/cat/1.jpg": b"one", "pets/Grüße/2.jpg": b"two" * 1000, "readme.txt": b""}
+    archive = zipped(tmp_path / "pets.zip", members, compression=zipfile.ZIP_DEFLATED)
+    extract_zip(archive, tmp_path / "new" / "folder")
+    found = {
+        str(path.relative_to(tmp_path / "new/folder")): path.read_bytes() for path in (tmp_path / "new").rglob("*.*")
+    }
+    assert found == members
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["folder"]
+    with pytest.raises(FileExistsError, match="is there already: move it away"):
+        extract_zip(archive, tmp_path / "new" / "folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("../out.jpg", "leads outside"),
+        ("/out.jpg", "leads outside"),
+        ("a/../../out.jpg", "leads outside"),
+        ("C:\\out.jpg", "leads outside"),
+        ("a\\..\\..\\out.jpg", "leads outside"),
+    ],
+)
+def test_a_zip_that_leads_outside_writes_nothing(name: str, fault: str, tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "evil.zip", {"a/1.jpg": b"x", name: b"y"})
+    with pytest.raises(ValueError, match=fault):
+        extract_zip(archive, tmp_path / "deep" / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.zip"]
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
+    member = zipfile.ZipInfo("link")
+    member.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
+        archive.writestr(member, "/etc/passwd")
+    with pytest.raises(ValueError, match="is a link"):
+        extract_zip(tmp_path / "link.zip", tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_zip_with_more_than_the_disk_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = zipped(tmp_path / "bomb.zip", {"zeros": bytes(100_000)}, compression=zipfile.ZIP_DEFLATED)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("evalib.archives.shutil.disk_usage", lambda place: usage._replace(free=99_999))
+    with pytest.raises(ValueError, match="it holds 100,000 bytes, the disk of .* has 99,999 left"):
+        extract_zip(archive, tmp_path / "folder")
+
+
+def test_a_zip_that_lies_about_its_size_writes_no_more(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "liar.zip", {"zeros": bytes(100_000)}, compression=zipfile.ZIP_DEFLATED)
+    content = archive.read_bytes().replace((100_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged, nothing written: 'zeros'"):
+        extract_zip(archive, tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["liar.zip"]
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "cut", "bit"])
+def test_a_damaged_zip_writes_nothing(damage: str, tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "pets.zip", {"a.jpg": bytes(range(256)) * 20})
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 3] ^= 1
+    changed = {"text": b"<html></html>", "empty": b"", "cut": content[: len(content) // 2], "bit": content}[damage]
+    archive.write_bytes(bytes(changed))
+    with pytest.raises(ValueError, match="is damaged"):
+        extract_zip(archive, tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["pets.zip"]
+
+
+def test_an_encrypted_zip_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "secret.zip", {"a.jpg": b"abc"})
+    content = bytearray(archive.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="is encrypted: unpack it yourself, and give the folder"):
+        extract_zip(archive, tmp_path / "folder")

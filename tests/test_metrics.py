@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
-from evalib.metrics import Mean, accuracy, confusion_matrix, per_class_accuracy
+from evalib.metrics import Mean, accuracy, confusion_matrix, per_class_accuracy, wilson_interval
 
 
 def test_mean_weighs_samples_not_batches():
@@ -50,3 +50,25 @@ def test_confusion_matrix_refuses_classes_outside():
         confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 3]), 3)
     with pytest.raises(ValueError, match="one shape"):
         confusion_matrix(torch.tensor([0]), torch.tensor([0, 1]), 3)
+
+
+@pytest.mark.parametrize(
+    ("correct", "count", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (20, 40, 0.3520, 0.6480)],
+)
+def test_wilson_intervals_are_those_of_the_tables(correct, count, low, high):
+    """Figures of Newcombe 1998 and of statsmodels' proportion_confint(method="wilson")."""
+    assert wilson_interval(correct, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_a_wilson_interval_is_where_the_score_test_turns():
+    """The bounds solve |share - p| = z sqrt(p (1 - p) / n), from which Wilson derived them."""
+    for correct, count in ((3, 7), (37, 40), (1, 1000)):
+        for bound in wilson_interval(correct, count, 2.5):
+            assert abs(correct / count - bound) == pytest.approx(2.5 * (bound * (1 - bound) / count) ** 0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize(("correct", "count"), [(1, 0), (-1, 5), (6, 5)])
+def test_no_interval_of_impossible_counts(correct, count):
+    with pytest.raises(ValueError, match=r"`correct` of `count` needs 0 <= correct <= count"):
+        wilson_interval(correct, count)
