@@ -26,8 +26,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy evalib
-	$(BIN)/python -m pytest --ignore=tests/test_notebooks.py
-	$(BIN)/python -m pytest tests/test_notebooks.py
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 figures: $(VENV)/.installed-test
 	$(BIN)/python images/make_figures.py

@@ -48,6 +48,7 @@ TEST_REQUIRES = [
     "safetensors>=0.4",
     "pytest>=8.0",
     "pytest-timeout>=2.2",
+    "pytest-xdist>=3.5",
     "nbval>=0.11",
     "ipykernel>=6.17",
     "ruff>=0.6",

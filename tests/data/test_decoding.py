@@ -225,7 +225,8 @@ def test_inks_bits_and_other_colors():
         assert np.array_equal(decoded(encoded(one_bit, kind)), np.repeat(bits[..., None] * 255, 3, axis=2))
 
     luma = np.dstack([levels(4, 4), np.full((4, 4, 2), 128)])  # no color in it: R = G = B = Y
-    assert np.abs(decoded(encoded(as_image(luma, "YCbCr"), "TIFF")) - luma[..., :1]).max() <= 1
+    packed = encoded(as_image(luma, "YCbCr"), "TIFF", compression="tiff_lzw")  # Pillow 12 cannot read its plain ones
+    assert np.abs(decoded(packed) - luma[..., :1]).max() <= 1
 
     lab = np.dstack([np.array([[0, 60, 120, 180, 255]]), np.zeros((1, 5, 2))])  # no color in it: from black to white
     try:
