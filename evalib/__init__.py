@@ -29,6 +29,9 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.batch_augment  the augmentations as operations on whole batches
               evalib.checkpoint   weights to a file and back, whole or not at all
               evalib.cam_maps     what all methods share: checks, and maps made comparable
+              evalib.layouts      how a layer's output holds a map: channels first, channels last, tokens
+              evalib.layer_trace  the modules of a network in one forward pass, and which may be explained
+              evalib.layer_search  layers worth a map in any network, found by one forward pass
               evalib.cam_layers   the layers of a network that are worth a map, and their names
               evalib.cam_pass     one forward pass and one gradient for all layers; the methods made from them
               evalib.cam          classic_cam() and grad_cam(): the evidence for a class, for every layer

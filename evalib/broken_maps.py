@@ -46,7 +46,7 @@ def class_blind_maps(model: nn.Module, images: Tensor, classes: Tensor) -> Tenso
         TypeError, ValueError: as `evalib.cam.raw_cam`.
     """
     model = unwrap(model)
-    end = pooled_end(model)
+    end = pooled_end(model, images)
     with explaining(model):
         found = one_pass(model, images, end.labels, classes, gradients=False)
         weights = end.linear.weight[found.classes].softmax(dim=1)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from evalib.cam_layers import Layers, find_layers
 from evalib.cam_layers import cam_layers as cam_layers
+from evalib.cam_layers import target_layer as target_layer
 from evalib.cam_maps import ClassIdx, check_inputs, explaining, finish, unwrap
 from evalib.cam_maps import empty_maps as empty_maps
 from evalib.cam_pass import FORMULAS, Pass, layer_maps, one_pass
+from evalib.layer_search import search_end
 
 # Feature maps and linear layer: of a CAM network, a ResNet of `evalib.models`, one of torchvision.
 _ENDS = (("features", "classifier"), ("layer4", "linear"), ("layer4", "fc"))
@@ -31,7 +33,8 @@ def raw_cam(model: nn.Module, images: Tensor, class_idx: ClassIdx = None) -> Ten
 
     Args:
         model: float32 network that ends in global average pooling and one linear layer: a `CAMNetwork`, a ResNet of
-            `evalib.models` or of torchvision. `torch.compile` and `DataParallel` around it are looked through.
+            `evalib.models` or of torchvision, or any other, see `pooled_end`. `torch.compile` and `DataParallel`
+            around it are looked through.
         images: (N, 3, H, W) floating point, normalized as in training.
         class_idx: None for the predicted classes, an int for the same class throughout, or one per image.
 
@@ -44,7 +47,7 @@ def raw_cam(model: nn.Module, images: Tensor, class_idx: ClassIdx = None) -> Ten
     """
     model = unwrap(model)
     check_inputs(model, images)
-    end = pooled_end(model)
+    end = pooled_end(model, images)
     with explaining(model):
         found = one_pass(model, images, end.labels, class_idx, gradients=False)
         return evidence(end, found).float().to(images.device)
@@ -60,11 +63,16 @@ class PooledEnd:
     wrong: str
 
 
-def pooled_end(model: nn.Module) -> PooledEnd:
-    """The end of a network by its names; `evidence` checks that the network computes what they promise.
+def pooled_end(model: nn.Module, images: Tensor | None = None) -> PooledEnd:
+    """The end of a network by its names, or else by a forward pass; `evidence` checks that it computes so.
+
+    Args:
+        model: the network itself, see `evalib.cam_maps.unwrap`.
+        images: (N, 3, H, W), for networks without the names of ours or torchvision's ResNets. The feature map must
+            be the output of a module: after a ReLU that is a function call before the pooling there is none.
 
     Raises:
-        ValueError: if there are no such names.
+        ValueError: if the network ends otherwise, or has no such names and there are no images.
     """
     wrong = (
         f"`model` needs to end in global average pooling and one linear layer: this {type(model).__name__} does not. "
@@ -74,6 +82,8 @@ def pooled_end(model: nn.Module) -> PooledEnd:
         features, linear = getattr(model, name, None), getattr(model, linear_name, None)
         if isinstance(features, nn.Module) and isinstance(linear, nn.Linear):
             return PooledEnd(features, linear, {features: f"`model.{name}`"}, wrong)
+    if images is not None and (found := search_end(model, images)) is not None:
+        return PooledEnd(found[1], found[2], {found[1]: f"`model.{found[0]}`"}, wrong)
     raise ValueError(wrong)
 
 
@@ -144,7 +154,8 @@ def grad_cam(
         model: classifier with float32 weights that returns logits (N, num_classes). `torch.compile` and
             `DataParallel` around it are looked through.
         images: (N, 3, H, W) floating point, normalized as in training.
-        target_layers: one or several modules of the model with outputs (N, C, h, w); of 1 x 1 place, the map is empty.
+        target_layers: one or several modules of the model whose outputs are maps, or their names, see
+            `evalib.explain.explain`; None for all of `cam_layers(model, images)`.
         class_idx: None for the predicted classes, an int for the same class throughout, or one per image.
 
     Returns:
@@ -162,8 +173,8 @@ def grad_cam(
         torch.Size([5, 2, 32, 32])
     """
     model = unwrap(model)
-    layers, labels = find_layers(model, target_layers, "target_layers")
     check_inputs(model, images)
+    layers, labels = find_layers(model, target_layers, "target_layers", images)
     with explaining(model):
         found = one_pass(model, images, labels, class_idx)
         found.require(labels)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from evalib.cam_maps import unwrap
 from evalib.cam_networks import VGG19CAM, AlexNetCAM, CAMNetwork
+from evalib.layer_search import search_layers
 
 Layer: TypeAlias = nn.Module | str
 Layers: TypeAlias = Sequence[Layer] | Layer | None
@@ -22,18 +23,23 @@ _FEATURE_LAYERS: dict[type[CAMNetwork], dict[str, int]] = {
 }
 
 
-def cam_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Five layers of a network that are worth a map, from fine and early to coarse and late.
+def cam_layers(model: nn.Module, images: Tensor | None = None) -> dict[str, nn.Module]:
+    """Up to five layers of a network that are worth a map, from fine and early to coarse and late.
 
-    Of a ResNet, `layer1` to `layer4` are the last blocks of the four stages. `layer0` is the FIRST block of stage 1
-    (`model.layer1[0]`) and not the stem: the stem's ReLU is a function call in `forward`, so this block is
-    the first module whose output is an activation after a ReLU.
+    Networks known by their structure have names of their own. Of a ResNet, `layer1` to `layer4` are the last blocks of
+    the four stages. `layer0` is the FIRST block of stage 1 (`model.layer1[0]`) and not the stem: the stem's ReLU is
+    a function call in `forward`, so this block is the first module whose output is an activation after a ReLU.
 
-    The last layer is the one that `classic_cam` reads.
+    Of any other network the layers are found by running it once on the first of `images`, see
+    `evalib.layer_search.search_layers`, and are named by their module paths, such as "features.8" or "blocks.11.norm1".
+
+    The last layer is the one nearest to the logits, see `target_layer`; where `classic_cam` can read a network, it is
+    the one that it reads.
 
     Args:
-        model: a ResNet of `evalib.models` or another with stages `layer1` to `layer4`, as torchvision's; or an
-            `AlexNetCAM` or a `VGG19CAM`.
+        model: any classifier. Known by structure are an `AlexNetCAM`, a `VGG19CAM`, a ResNet of `evalib.models` and
+            others with stages `layer1` to `layer4`, as torchvision's and timm's.
+        images: (N, 3, H, W) floating point, normalized as in training; needed for networks that are not known.
 
     Returns:
         A ResNet's `{"layer0": module, ..., "layer4": module}`: for 32 x 32 images the feature maps of our networks
@@ -41,7 +47,12 @@ def cam_layers(model: nn.Module) -> dict[str, nn.Module]:
         and 6 pixels a side for 224 x 224 images. VGG19's `pool1` to `pool5`: 112, 56, 28, 14 and 7.
 
     Raises:
-        ValueError: if the model lacks one of the four stages and is no CAM network.
+        ValueError: if the network is not known and there are no images, or no layer of it gives a map.
+
+    Example:
+        >>> from torchvision.models import mobilenet_v3_small
+        >>> list(cam_layers(mobilenet_v3_small(), torch.randn(1, 3, 64, 64)))
+        ['features.0', 'features.1', 'features.3', 'features.8', 'features.12']
     """
     model = unwrap(model)
     for network, places in _FEATURE_LAYERS.items():
@@ -51,23 +62,48 @@ def cam_layers(model: nn.Module) -> dict[str, nn.Module]:
     blocks = {name: list(stage) for name, stage in stages.items() if isinstance(stage, nn.Sequential)}
     for name in stages:
         if not blocks.get(name):
+            if images is not None:
+                return search_layers(model, images)
             raise ValueError(
                 f"`model` needs stages of blocks as a ResNet has: this {type(model).__name__} has no such "
-                f"`{name}`. Pass modules of your choice to `grad_cam`, such as the last ReLU before the pooling."
+                f"`{name}`. Pass a batch, `cam_layers(model, images)`, and its layers are found by a forward pass; or "
+                "pass modules of your choice to `grad_cam`, such as the last ReLU before the pooling."
             )
     return {"layer0": blocks["layer1"][0], **{name: blocks[name][-1] for name in stages}}
 
 
+def target_layer(model: nn.Module, images: Tensor | None = None) -> tuple[str, nn.Module]:
+    """The layer that a single map is made from: the last one of `cam_layers`, by name and as a module.
+
+    Args:
+        model, images: as in `cam_layers`.
+
+    Returns:
+        name: as `explain` takes it for `layers`.
+        layer: the module of `model`.
+
+    Raises:
+        ValueError: as `cam_layers`.
+
+    Example:
+        >>> from evalib.models import resnet18
+        >>> target_layer(resnet18(width=4))[0]
+        'layer4'
+    """
+    return list(cam_layers(model, images).items())[-1]
+
+
 def find_layers(
-    model: nn.Module, layers: Layers, argument: str = "layers"
+    model: nn.Module, layers: Layers, argument: str = "layers", images: Tensor | None = None
 ) -> tuple[list[nn.Module], dict[nn.Module, str]]:
     """Layers as modules, and what messages call them.
 
     Args:
         model: the network itself, see `evalib.cam_maps.unwrap`.
         layers: modules of `model`, keys of `cam_layers(model)` or names of modules such as "layer4.1.conv2"; one or
-            several, or None for all of `cam_layers(model)`.
+            several, or None for all of `cam_layers(model, images)`.
         argument: what the caller calls `layers`.
+        images: for None, see `cam_layers`.
 
     Returns:
         modules: in the order of `layers`.
@@ -78,7 +114,7 @@ def find_layers(
         ValueError: if a layer is no part of `model`, a name unknown, or there is no layer.
     """
     if layers is None:
-        layers = list(cam_layers(model).values())
+        layers = list(cam_layers(model, images).values())
     listed = [layers] if isinstance(layers, nn.Module | str) else list(layers)
     names = {module: name for name, module in model.named_modules()}
     modules, labels = [], {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import TypeAlias
@@ -80,8 +80,36 @@ def logits_and_classes(model: nn.Module, images: Tensor, class_idx: ClassIdx) ->
     """
     weight = next(model.parameters())
     # a copy, since a network may begin with an in-place operation
-    logits = model(images.detach().to(weight.device, weight.dtype, copy=True))
+    output = model(images.detach().to(weight.device, weight.dtype, copy=True))
+    logits = logits_of(output, len(images))
     return logits, _one_class_per_image(class_idx, logits, len(images))
+
+
+def logits_of(output: object, num_images: int) -> Tensor:
+    """The logits (N, num_classes) in what a network returned.
+
+    Args:
+        output: the logits themselves; something with `logits`, as Hugging Face's models return, or a mapping that has
+            them; or a tuple or list whose first tensor they are, as of Inception in training mode.
+        num_images: N.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    found = output
+    if isinstance(output, Mapping) and "logits" in output:
+        found = output["logits"]
+    elif isinstance(output, tuple | list):  # a named tuple may have `logits`, too
+        found = getattr(output, "logits", output[0] if output else output)
+    elif not isinstance(output, Tensor):
+        found = getattr(output, "logits", output)
+    if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != num_images:
+        got = form(found) if found is output else f"{form(found)} in a {type(output).__name__}"
+        raise ValueError(
+            f"`model` needs to return logits ({num_images}, num_classes): got {got}. Wrap another "
+            "network in a module whose `forward` returns them."
+        )
+    return found
 
 
 def form(value: object) -> str:
@@ -90,8 +118,6 @@ def form(value: object) -> str:
 
 
 def _one_class_per_image(class_idx: ClassIdx, logits: Tensor, num_images: int) -> Tensor:
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != num_images:
-        raise ValueError(f"`model` needs to return logits ({num_images}, num_classes): got {form(logits)}.")
     if not logits.isfinite().all():
         raise ValueError("`model` returned logits that are not finite. Check weights and `images` for NaN.")
     if class_idx is None:

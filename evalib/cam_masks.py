@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evalib.cam_maps import logits_of
 from evalib.cam_pass import Pass
 
 # Pixel values in one batch if its size is not given: 341 images of 32 x 32, 6 of 224 x 224.
@@ -59,7 +60,7 @@ def _score_weights(model: nn.Module, images: Tensor, found: Pass, layer: nn.Modu
         masks = activation.flatten(0, 1)[places, None]
         masks = F.interpolate(masks, size=images.shape[2:], mode="bilinear", align_corners=True)
         low, high = masks.amin(dim=(2, 3), keepdim=True), masks.amax(dim=(2, 3), keepdim=True)
-        logits = model(images[rows] * ((masks - low) / (high - low + 1e-8)))
+        logits = logits_of(model(images[rows] * ((masks - low) / (high - low + 1e-8))), len(rows))
         scores.append(logits.gather(1, found.classes[rows, None])[:, 0])
     return torch.cat(scores).view(number, channels).softmax(dim=1)
 
@@ -67,18 +68,18 @@ def _score_weights(model: nn.Module, images: Tensor, found: Pass, layer: nn.Modu
 def _ablation_weights(model: nn.Module, images: Tensor, found: Pass, layer: nn.Module, step: int) -> Tensor:
     """(y - y_k) / y of the class's logit y and the one without channel k (Ramaswamy and Desai 2020, eq. 3), (N, C).
 
-    Without means zero, also where a layer has negative values, which grad-cam replaces by -1e7. A negative y turns
-    the map around, as it does there.
+    Without means zero, in a class token, too, and also where a layer has negative values, which grad-cam replaces
+    by -1e7. A negative y turns the map around, as it does there.
     """
-    activation = found.activations[layer]
-    device = activation.device
+    output, channel_dim = found.outputs[layer], found.layouts[layer].channel_dim
+    device, number = output.device, output.shape[channel_dim]
     one_copy = _one_copy_serves(model, images, found, layer)
     logit = found.logits.gather(1, found.classes[:, None])
-    scores = torch.empty(activation.shape[:2], dtype=logit.dtype, device=device)
+    scores = torch.empty((len(output), number), dtype=logit.dtype, device=device)
     for i, idx in enumerate(found.classes.tolist()):
-        for channels in torch.arange(activation.shape[1], device=device).split(step):
-            without = activation[i].repeat(len(channels), 1, 1, 1)
-            without[torch.arange(len(channels), device=device), channels] = 0
+        for channels in torch.arange(number, device=device).split(step):
+            without = output[i].repeat(len(channels), *[1] * output[i].dim())
+            without.movedim(channel_dim, 1)[torch.arange(len(channels), device=device), channels] = 0
             logits = _run_with(model, images[[i] if one_copy else [i] * len(channels)], layer, without)
             scores[i, channels] = logits[:, idx]
     return (logit - scores) / logit
@@ -88,7 +89,7 @@ def _run_with(model: nn.Module, images: Tensor, layer: nn.Module, output: Tensor
     """Logits with `output` in place of the layer's; the network may write to it and to `images`."""
     hook = layer.register_forward_hook(lambda *_: output)
     try:
-        return model(images)
+        return logits_of(model(images), len(output))
     finally:
         hook.remove()
 
@@ -99,8 +100,8 @@ def _one_copy_serves(model: nn.Module, images: Tensor, found: Pass, layer: nn.Mo
     Tried on two: a sum of residuals takes them, a concatenation does not.
     """
     try:
-        logits = _run_with(model, images[[0]], layer, found.activations[layer][[0, 0]])
-    except RuntimeError:  # the shapes do not fit
+        logits = _run_with(model, images[[0]], layer, found.outputs[layer][[0, 0]])
+    except (RuntimeError, ValueError):  # the shapes do not fit
         return False
     expected = found.logits[:1]
     difference = (logits - expected).abs().max()  # a GPU rounds to TF32, and another batch otherwise

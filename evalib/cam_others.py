@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from evalib.cam_maps import finish
+from evalib.cam_maps import finish, logits_of
 from evalib.cam_pass import Formula, Pass
+from evalib.layouts import Layout
 
 # Names here and classes there.
 FROM_PASS = {
@@ -69,16 +71,45 @@ def copy_maps(method: str, model: nn.Module, images: Tensor, found: Pass, layers
     for module in private.modules():
         if getattr(module, "inplace", False):  # its hooks keep no copy of what is written over
             module.inplace = False  # type: ignore[assignment]
-    own = [private.get_submodule(names[layer]) for layer in layers]
+    own = [_probed(private.get_submodule(names[layer]), found.layouts[layer]) for layer in layers]
     # of all layers together, and of all layers with a bias, which FullGrad finds itself
     whole: dict[str, list[list[nn.Module]]] = {"refine_cam": [own], "full_grad": [[]]}
     groups = whole.get(method) or [[layer] for layer in own]
     maps = []
-    with _numpy_random_state_kept():
+    # the fused kernels of attention have no second derivative, which ShapleyCAM needs
+    with _numpy_random_state_kept(), sdpa_kernel(SDPBackend.MATH):
         for group in groups:
-            result = engine(private, group)(images.clone(), _targets(method, found))
+            result = engine(_LogitsOnly(private), group)(images.clone(), _targets(method, found))
             maps.append(finish(torch.from_numpy(result).float(), images, f"`{method}`"))
     return torch.stack(maps)
+
+
+class _LogitsOnly(nn.Module):
+    """A network that returns its logits alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return logits_of(self.network(images), len(images))
+
+
+def _probed(layer: nn.Module, layout: Layout) -> nn.Module:
+    """A module whose output is the map (N, C, h, w) in a layer's output.
+
+    grad-cam has transforms for other layouts, which ShapleyCAM applies to only a part of what it computes with.
+    """
+    if layout.kind == "channels first":
+        return layer
+    probe = nn.Identity()
+
+    def through_the_probe(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        # grad-cam detaches maps and gradients in place, which views forbid: both are made anew
+        return layout.with_map(output, probe(layout.channels_first(output).clone()) * 1)
+
+    layer.register_forward_hook(through_the_probe)
+    return probe
 
 
 def _class_of(names: dict[str, str], method: str) -> Any:

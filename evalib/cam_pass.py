@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from evalib.cam_maps import ClassIdx, finish, form, logits_and_classes
+from evalib.layouts import Layout, gradient_reaches_places, layout_of
 
 Formula: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -27,12 +28,16 @@ class Pass:
     Attributes:
         logits: (N, num_classes).
         classes: (N,) int64, those to explain.
-        activations: (N, C, h, w) of each layer that ran.
+        outputs: what each layer returned that ran.
+        layouts: how an output holds its map.
+        activations: (N, C, h, w), the maps as views of `outputs`.
         gradients: of the classes' logits with respect to `activations`; empty unless asked for.
     """
 
     logits: Tensor
     classes: Tensor
+    outputs: dict[nn.Module, Tensor]
+    layouts: dict[nn.Module, Layout]
     activations: dict[nn.Module, Tensor]
     gradients: dict[nn.Module, Tensor]
 
@@ -72,14 +77,34 @@ def one_pass(
 
     Raises:
         TypeError: if a class is no integer.
-        ValueError: if a layer runs twice, has no output (N, C, h, w) or no influence on the logits, or
-            if classes or logits allow no map.
+        ValueError: if a layer runs twice, has no output with a map (see `evalib.layouts`) or no influence on
+            the logits, or if classes or logits allow no map.
     """
     with torch.set_grad_enabled(gradients):
-        logits, classes, activations = _forward(model, images, labels, class_idx)
-    found = _gradients(logits, classes, activations, labels) if gradients else {}
-    kept = {layer: activation.detach() for layer, activation in activations.items()}
-    return Pass(logits.detach(), classes, kept, found)
+        logits, classes, kept = _forward(model, images, labels, class_idx)
+    layouts = {layer: _layout(output, images, layer, labels[layer]) for layer, output in kept.items()}
+    found = _gradients(logits, classes, kept, labels) if gradients else {}
+    for layer, gradient in found.items():
+        if not gradient_reaches_places(gradient, layouts[layer]):
+            raise ValueError(
+                f"{labels[layer]} acts on the logits through its class token alone: no place of it has a gradient. "
+                "Choose an earlier layer, such as the first normalization of the last block (`norm1`, `ln_1`)."
+            )
+        found[layer] = layouts[layer].channels_first(gradient)
+    outputs = {layer: output.detach() for layer, output in kept.items()}
+    maps = {layer: layouts[layer].channels_first(output) for layer, output in outputs.items()}
+    return Pass(logits.detach(), classes, outputs, layouts, maps, found)
+
+
+def _layout(output: Tensor, images: Tensor, layer: nn.Module, label: str) -> Layout:
+    layout = layout_of(output, images.shape[2:], layer)
+    if layout is None:
+        raise ValueError(
+            f"{label} needs an output (N, C, h, w), (N, h, w, C) or (N, tokens, C) that can be read as a map of "
+            f"{images.shape[2]} x {images.shape[3]} pixels in one way only: got {form(output)}. Choose another layer, "
+            "or wrap this one in a module that returns (N, C, h, w)."
+        )
+    return layout
 
 
 def _forward(
@@ -119,9 +144,9 @@ def _captured(
     versions: dict[nn.Module, int] = {}
 
     def keep(layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        if not isinstance(output, Tensor) or output.dim() != 4:
-            got = f"{labels[layer]} needs an output (N, C, h, w): got {form(output)}"
-            raise ValueError(f"{got}. Choose a convolutional layer.")
+        if not isinstance(output, Tensor) or output.dim() not in (3, 4):
+            got = f"{labels[layer]} needs an output (N, C, h, w), (N, h, w, C) or (N, tokens, C): got {form(output)}"
+            raise ValueError(f"{got}. Choose a convolutional layer or a transformer's block.")
         if layer in activations:
             raise ValueError(f"{labels[layer]} runs more than once in `forward`. Choose one that runs once.")
         with torch.enable_grad():

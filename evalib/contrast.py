@@ -115,7 +115,7 @@ def contrast(
     cams, other_cams, scale, first, second = (
         part.to(images.device) for part in (cams / unit, other_cams / unit, largest, first, second)
     )
-    return Contrast(cams, other_cams, scale, first, second, _names(model, layers, method))
+    return Contrast(cams, other_cams, scale, first, second, _names(model, images, layers, method))
 
 
 def _evidence(
@@ -123,11 +123,11 @@ def _evidence(
 ) -> tuple[Tensor, Tensor]:
     """Signed maps (L, M, H, W) float32 of one class per image, not scaled, and the classes (M,)."""
     if method == "cam":
-        end = pooled_end(model)
+        end = pooled_end(model, images)
         found = one_pass(model, images, end.labels, class_idx, gradients=False)
         raw = [evidence(end, found)]
     else:
-        chosen, labels = find_layers(model, layers)
+        chosen, labels = find_layers(model, layers, images=images)
         found = one_pass(model, images, labels, class_idx)
         found.require(labels)
         raw = [found.raw_maps(FORMULAS[method], layer) for layer in chosen]
@@ -135,15 +135,15 @@ def _evidence(
     return torch.cat([F.interpolate(maps.float()[None], size=size, mode="bilinear") for maps in raw]), found.classes
 
 
-def _names(model: nn.Module, layers: Layers, method: str) -> tuple[str, ...]:
+def _names(model: nn.Module, images: Tensor, layers: Layers, method: str) -> tuple[str, ...]:
     """What figures call the layers: as they were given, or else by the names that `cam_layers` or the model has."""
     known = {module: name for name, module in model.named_modules()}
     with suppress(ValueError):  # another network has no such five
         known |= {module: name for name, module in cam_layers(model).items()}
     if method == "cam":
-        return (known[pooled_end(model).features],)
+        return (known[pooled_end(model, images).features],)
     if layers is None:
-        return tuple(cam_layers(model))
+        return tuple(cam_layers(model, images))
     listed = [layers] if isinstance(layers, nn.Module | str) else layers
     return tuple(layer if isinstance(layer, str) else known[layer] for layer in listed)
 

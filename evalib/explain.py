@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evalib.cam import evidence, pooled_end
-from evalib.cam_layers import Layers, find_layers
+from evalib.cam_layers import Layers, cam_layers, find_layers
 from evalib.cam_maps import ClassIdx, check_inputs, explaining, finish, unwrap
 from evalib.cam_masks import WEIGHTS, masked_maps
 from evalib.cam_others import FROM_COPY, FROM_PASS, copy_maps, formula_of
@@ -67,12 +67,13 @@ def explain(
     frozen layers and under `no_grad`, `inference_mode` and `autocast`, always in full precision.
 
     Args:
-        model: classifier with float32 (or float64) weights that returns logits (N, num_classes). `torch.compile` and
-            `DataParallel` around it are looked through.
+        model: any classifier with float32 (or float64) weights that returns logits (N, num_classes), alone, as
+            `.logits` or first in a tuple. `torch.compile` and `DataParallel` around it are looked through.
         images: (N, 3, H, W) floating point, normalized as in training.
-        layers: modules of the model with outputs (N, C, h, w), keys of `evalib.cam.cam_layers(model)` or names of
-            modules such as "layer4.1.conv2"; one or several, None for all of `cam_layers(model)`. Of 1 x 1 place, the
-            map is empty. "cam" and "full_grad" do not read it.
+        layers: modules of the model with outputs (N, C, h, w), (N, h, w, C) as of Swin or (N, tokens, C) as of ViT;
+            keys of `evalib.cam.cam_layers(model, images)` or names of modules such as "layer4.1.conv2"; one or several,
+            None for all of `cam_layers(model, images)`. Of 1 x 1 place, the map is empty. "cam" and "full_grad" do not
+            read it.
         class_idx: None for the predicted classes, an int for the same class throughout, or one per image.
         method: a key of `METHODS`.
         channels_at_once: for "score_cam" and "ablation_cam", changed images that the network sees in one batch, which
@@ -156,18 +157,18 @@ def _explain(
     chosen: list[nn.Module] = []
     labels: dict[nn.Module, str] = {}
     if set(methods) - {"cam", "full_grad"}:
-        chosen, labels = find_layers(model, layers)
-    read = labels | pooled_end(model).labels if "cam" in methods else labels
+        chosen, labels = find_layers(model, layers, images=images)
+    end = pooled_end(model, images) if "cam" in methods else None
+    read = labels | end.labels if end else labels
     with explaining(model):
         gradients = not set(methods).isdisjoint((*FORMULAS, *FROM_PASS))
         found = one_pass(model, images, read, class_idx, gradients=gradients)
         found.require(labels)
-        weight = next(model.parameters())
-        inputs = images.detach().to(weight.device, weight.dtype)
+        inputs = images.detach().to(found.logits)  # its device and dtype
         cams = {}
         for method in methods:
-            if method == "cam":
-                maps = finish(evidence(pooled_end(model), found).float(), images, "`model`")[None]
+            if end and method == "cam":
+                maps = finish(evidence(end, found).float(), images, "`model`")[None]
             elif method in FROM_COPY:
                 maps = copy_maps(method, model, inputs, found, chosen)
             elif method in WEIGHTS:
@@ -236,6 +237,8 @@ def explain_batches(
     total = len(loader) if isinstance(loader, Sized) else None
     with progress_bar(progress, total=total, desc=method, unit="batch") as bar:
         for images, labels in loader:
+            if layers is None and method not in ("cam", "full_grad"):  # found once, from the first batch
+                layers = list(cam_layers(model, images).values())
             wanted = labels if class_idx == "labels" else class_idx
             cams, found = _explain(model, images, layers, wanted, [method], channels_at_once)
             yield cams[method], found.classes.to(images.device), labels

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from evalib.cam_maps import form
+from evalib.cam_maps import form, logits_of
 from evalib.explain import METHODS, explain
 from evalib.scores import MapMaker
 
@@ -63,8 +63,12 @@ def make_in_batches(
 
 
 def logits_in_batches(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
-    """Logits (N, num_classes) on the device of `images`, `batch_size` images at a time; the mode stays as it is."""
+    """Logits (N, num_classes) on the device of `images`, `batch_size` images at a time; the mode stays as it is.
+
+    Raises:
+        ValueError: if the network returns no logits, see `evalib.cam_maps.logits_of`.
+    """
     weight = next(model.parameters())
     with torch.no_grad():
         parts = (part.to(weight.device, weight.dtype, copy=True) for part in images.split(batch_size))
-        return torch.cat([model(part) for part in parts]).to(images.device)
+        return torch.cat([logits_of(model(part), len(part)) for part in parts]).to(images.device)

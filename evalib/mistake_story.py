@@ -49,7 +49,7 @@ def plot_mistake(
         model: a network that ends in a linear layer.
         data: whose image it is.
         mistakes: at least one.
-        layers, method: as for `evalib.contrast.contrast`; None takes the last three of `cam_layers(model)`.
+        layers, method: as for `evalib.contrast.contrast`; None takes the last three of `cam_layers(model, images)`.
         neighbors: of these mistakes, if there are any from `nearest_images` already: their search takes a pass over
             all training images.
         k: how many training images to search for without them.
@@ -62,7 +62,7 @@ def plot_mistake(
     one = mistakes.head(1)
     near = nearest_images(model, data, one, k=k, split=split) if neighbors is None else neighbors.select([0])
     if layers is None and method != "cam":
-        layers = list(cam_layers(model))[-3:]
+        layers = list(cam_layers(model, next(one.batches(data, split))[1]))[-3:]
     contrast = contrast_mistakes(model, data, one, layers, method=method, split=split, progress=False)
     (photo,) = photos_of(data, one, split)
     heights = max(3.2, len(contrast.layers) * row_height(TILE, 0) + 0.9), row_height(TILE, 3) + 0.1

@@ -179,7 +179,7 @@ def rank_maps(
         images: (N, 3, H, W) floating point, normalized as in training; at least 2, 100 tell more.
         classes: (N,) int64, the classes to explain; None for the predicted ones.
         methods: keys of `evalib.explain.METHODS`.
-        layers: names of layers; None for all of `evalib.cam.cam_layers(model)`.
+        layers: names of layers; None for all of `evalib.cam.cam_layers(model, images)`.
         regions: where the object is, boxes (N, 4) or masks (N, H, W), as for
             `evalib.localization.measure_localization`; None if it is not known.
         seed: of random maps, noise and the order of equal pixels.
@@ -190,7 +190,7 @@ def rank_maps(
     """
     model = unwrap(model)
     check_inputs(model, images)
-    pairs = _pairs(model, methods, layers)
+    pairs = _pairs(model, images, methods, layers)
     if len(images) < 2 or not pairs:
         raise ValueError(
             f"`images` needs at least two, `methods` and `layers` one: got {len(images)} and {len(pairs)} in all."
@@ -227,10 +227,12 @@ def _controls(images: Tensor, seed: int) -> dict[str, Tensor]:
     return {**{name: noise[name] for name in CONTROLS}, CENTER: center}
 
 
-def _pairs(model: nn.Module, methods: Sequence[str], layers: Sequence[str] | None) -> list[tuple[str, str | None]]:
+def _pairs(
+    model: nn.Module, images: Tensor, methods: Sequence[str], layers: Sequence[str] | None
+) -> list[tuple[str, str | None]]:
     """Each method with each layer, or with None if it has one map for the whole network."""
     by_layer = set(methods) - set(WHOLE_NETWORK)
-    names = (list(cam_layers(model)) if layers is None else list(layers)) if by_layer else []
+    names = (list(cam_layers(model, images)) if layers is None else list(layers)) if by_layer else []
     pairs = [(method, layer) for method in methods for layer in ([None] if method in WHOLE_NETWORK else names)]
     return list(dict.fromkeys(pairs))
 

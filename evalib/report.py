@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from evalib import plots
-from evalib.cam import cam_layers, classic_cam, empty_maps
+from evalib.cam import cam_layers, classic_cam, empty_maps, target_layer
+from evalib.cam_maps import logits_of
 from evalib.checkpoint import load_model
 from evalib.data.image_data import ImageData
 from evalib.engine import Evaluation
@@ -35,7 +36,7 @@ def explain_mistakes(model: nn.Module, data: ImageData, mistakes: Mistakes, *, m
     """Maps of misclassified test images: two rows an image, for the predicted and for the true class.
 
     Args:
-        model: a network that `evalib.cam.cam_layers` knows.
+        model: any classifier, see `evalib.cam.cam_layers`.
         data: whose test images the mistakes are.
         mistakes: which images to show; take a `head` of ten or so.
         method: a key of `evalib.explain.METHODS`.
@@ -103,7 +104,7 @@ def explain_image(
     """The probabilities of one image, and the map of one class that the last layer gives.
 
     Args:
-        model: a network that `evalib.cam.cam_layers` knows.
+        model: any classifier, see `evalib.cam.cam_layers`.
         pixels: (3, S, S) uint8, as from `read_image`, or an image of a split.
         about: the network's data or checkpoint.
         class_name: whose map; None takes the predicted class.
@@ -114,7 +115,8 @@ def explain_image(
     """
     images = _input(model, about, pixels[None])
     chosen = None if class_name is None else class_index(class_name, about.classes)
-    cams, logits = explain_with_logits(model, images, list(cam_layers(model))[-1], chosen, method=method)
+    layer = None if method == "cam" else target_layer(model, images)[0]
+    cams, logits = explain_with_logits(model, images, layer, chosen, method=method)
     probabilities = logits[0].float().softmax(dim=0).cpu()
     class_idx = int(probabilities.argmax()) if chosen is None else chosen
     return Explanation(denormalize(images[0].cpu(), about.mean, about.std), cams[0, 0].cpu(), class_idx, probabilities)
@@ -182,7 +184,7 @@ def _input(model: nn.Module, about: InputFormat, pixels: Tensor) -> Tensor:
 def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """(N, C) float32 on the CPU, of images as from `_input`."""
     with eval_mode(model), torch.no_grad():
-        return model(images).softmax(dim=1).cpu()
+        return logits_of(model(images), len(images)).softmax(dim=1).cpu()
 
 
 def _cam_figure(
@@ -191,8 +193,9 @@ def _cam_figure(
 ) -> Figure:  # fmt: skip
     """A row per image of (M, 3, H, W) uint8 and class: `classes` holds (M,) tensors, `titles` a title for each."""
     images = _input(model, data, raw)
-    maps = [explain(model, images, class_idx=class_idx, method=method).cpu() for class_idx in classes]
-    layer_names = list(cam_layers(model))[-len(maps[0]) :]  # methods with one map for all layers: the last
+    layers = list(cam_layers(model, images))
+    maps = [explain(model, images, layers, class_idx, method=method).cpu() for class_idx in classes]
+    layer_names = layers[-len(maps[0]) :]  # methods with one map for all layers: the last
     cams = torch.stack(maps, dim=2).flatten(1, 2)  # K times (L, M, H, W) -> (L, M K, H, W), an image's maps together
     shown = (raw.float() / 255).repeat_interleave(len(classes), dim=0)
     row_titles = [title for image_titles in titles for title in image_titles]

@@ -22,7 +22,9 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ("cam_networks",)),
     (0, ("imagenet_networks",)),
     (0, ("models",)),
-    (1, ("transforms", "history", "cam_maps", "imputation")),
+    (1, ("transforms", "history", "cam_maps", "imputation", "layouts")),
+    (1, ("layer_trace",)),
+    (1, ("layer_search",)),
     (1, ("checkpoint", "cam_layers", "cam_pass", "batch_augment")),
     (1, ("cam", "cam_masks", "cam_others")),
     (1, ("explain",)),
@@ -85,7 +87,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
 ROW = {module: row for row, (_, modules) in enumerate(ROWS) for module in modules}
 HEAVY = {
     "albumentations", "pytorch_grad_cam", "sklearn", "scipy", "matplotlib", "IPython", "torchsummary", "cv2",
-    "datasets", "accelerate", "safetensors",
+    "datasets", "accelerate", "safetensors", "timm",
 }  # fmt: skip
 
 

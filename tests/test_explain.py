@@ -368,7 +368,7 @@ def test_refusals_of_images_and_classes(model: nn.Module, images: Tensor, method
 
 
 def test_cam_of_a_network_that_ends_otherwise_is_refused(images: Tensor) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 2))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 30 * 30, 2))
     with pytest.raises(ValueError, match="this Sequential does not. Use `grad_cam`"):
         explain(model, images, method="cam")
 

@@ -116,7 +116,7 @@ def test_requirements_have_lower_bounds_only():
     """Colab brings torch, numpy and OpenCV: an exact version, or naming OpenCV at all, would replace them."""
     for line in setup_constant("INSTALL_REQUIRES") + setup_constant("TEST_REQUIRES"):
         name = re.split(r"[<>=!~ ]", line)[0]
-        assert re.fullmatch(r"[a-z-]+>=[\d.]+(,<[\d.]+)?", line), line
+        assert re.fullmatch(r"[a-z0-9-]+>=[\d.]+(,<[\d.]+)?", line), line
         assert "opencv" not in name, line
         assert name not in ("torch", "torchvision", "numpy") or "<" not in line, line
 
