@@ -21,12 +21,12 @@ SAMPLE_EACH = 60
 
 
 def get_folder(source: str | Path | None = None, keep: str | Path = "data") -> Path:
-    """A folder with one folder of images per class.
+    """Return a folder with one folder of images per class, wherever the images are now.
 
     Args:
         source: a folder, as one of a mounted drive, which is returned as it is; or a zip file, which is unpacked into
-            `keep`, once; None or "" asks for an upload of a zip file in Colab, and elsewhere writes images of the
-            shipped sample, as `sample_folder` does.
+            `keep`, once; "sample" writes images of the shipped sample, as `sample_folder` does; None or "" asks for
+            an upload of a zip file in Colab, and elsewhere is "sample".
         keep: where files are put.
 
     Raises:
@@ -34,9 +34,9 @@ def get_folder(source: str | Path | None = None, keep: str | Path = "data") -> P
         ValueError: if a file is no zip file, or not safe to unpack, or nothing was uploaded.
     """
     keep = Path(keep)
+    if source == "sample" or (source in (None, "") and "google.colab" not in sys.modules):
+        return sample_folder(keep / "sample")
     if source in (None, ""):
-        if "google.colab" not in sys.modules:
-            return sample_folder(keep / "sample")
         source = _uploaded(keep)
     path = Path(str(source))
     if path.is_dir():

@@ -23,6 +23,7 @@ Notebook = dict[str, Any]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FIRST = ROOT / "notebooks" / "01_cifar10_resnet18_gradcam.ipynb"
 JUDGING = ROOT / "notebooks" / "05_which_cam_to_trust.ipynb"
+OWN = ROOT / "notebooks" / "06_your_own_images.ipynb"
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 # Folders that tell of a machine, at the start of a path; and a drive of Windows.
@@ -52,6 +53,7 @@ SMALL_JUDGING = {
     "EVALIB_METHODS": "layer_cam",
     "EVALIB_CARS_EPOCHS": "1",
 }
+SMALL_OWN = {"EVALIB_SOURCE": "sample", "EVALIB_IMAGE_SIZE": "32"}
 TINY = SMALL | {"EVALIB_TRAIN_LIMIT": "50", "EVALIB_TEST_LIMIT": "50"}
 
 
@@ -237,7 +239,7 @@ def executed(
             environment = SMALL | {"EVALIB_REPO": source_tree.as_uri()}
             if path != FIRST:
                 places = {"EVALIB_CARS_DIR": str(small_cars), "EVALIB_PRETRAINED": features_of_cam_networks}
-                environment |= SMALL_CAM | places | (SMALL_JUDGING if path == JUDGING else {})
+                environment |= SMALL_CAM | places | {JUDGING: SMALL_JUDGING, OWN: SMALL_OWN}.get(path, {})
             done[path] = execute(read(path), python, folder, environment), python
         return done[path]
 

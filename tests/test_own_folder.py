@@ -84,6 +84,7 @@ def colab(monkeypatch):
 
 def test_an_upload_in_colab(tmp_path, colab):
     colab["../pets.zip"] = pets(tmp_path / "pets.zip", "pets/").read_bytes()
+    assert get_folder("sample", tmp_path / "data") == tmp_path / "data" / "sample"
     folder = get_folder(None, tmp_path / "data")
     assert folder == tmp_path / "data" / "pets" / "pets"
     assert folder_files(folder).classes == ("cat", "dog")
