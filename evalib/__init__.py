@@ -94,6 +94,7 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.html_tables  sections, tables and figures of a page
               evalib.html_sections  result, curves, recipe and environment of a run
               evalib.html_classes  confusion matrix, class by class, calibration, cars
+              evalib.html_compare  sections that compare runs: results, recipes, curves, the same images
               evalib.html_cards   the card of a mistake
               evalib.html_gallery  the gallery of mistakes, the worth of their maps
     level 4   evalib.report       the figures of a run, in one call; the explanation of one image

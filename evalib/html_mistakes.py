@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evalib.contrast import Contrast, contrast_mistakes
 from evalib.data.image_data import Split
-from evalib.data.image_files import ImageFiles
+from evalib.data.image_files import DecodedFiles, ImageFiles
 from evalib.html_facts import RunFacts
 from evalib.html_scores import MapScores, score_maps
 from evalib.mistake_groups import GROUPS, MistakeGroups, group_mistakes
@@ -166,7 +166,7 @@ def default_layer(contrast: Contrast, scores: MapScores | str) -> str:
 def image_name(split: Split, index: int) -> str:
     """What the user knows an image by: folder and name of its file, or its place among the test images."""
     images = split.images
-    if isinstance(images, ImageFiles) and images.files:
+    if isinstance(images, ImageFiles | DecodedFiles) and images.files:
         return "/".join(images.files[index].parts[-2:])
     return f"test image {index}"
 

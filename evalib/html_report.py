@@ -6,12 +6,13 @@ PosixPath('runs/demo/report.html')
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 import evalib
+from evalib import html_compare
 from evalib.data.image_data import ImageData
 from evalib.files import replacing
 from evalib.html_classes import calibration_section, cars_section, classes_section, confusion_section
@@ -22,13 +23,14 @@ from evalib.html_parts import Markup, joined, name, page, tag
 from evalib.html_sections import curves_section, environment_section, recipe_section, result_section
 from evalib.runtime import doctor
 
-REPORT_NAME = "report.html"
+REPORT_NAME, COMPARISON_NAME = "report.html", "comparison.html"
 MOST_BYTES = 5_000_000
 
 _CONTENTS = {
     "result": "Result", "compare": "Side by side", "curves": "Curves", "agreement": "Image by image",
     "confusion": "Confusion", "classes": "Classes", "cars": "How far off", "calibration": "Calibration",
     "mistakes": "Mistakes", "scores": "Worth of the maps", "recipe": "Recipe and data", "environment": "Environment",
+    "runs": "The runs",
 }  # fmt: skip
 
 
@@ -73,9 +75,11 @@ def write_report(
         )
     runs = [read_run(folder, data=data, data_dir=data_dir, device=device) for folder in folders]
     if len(runs) > 1:
-        raise ValueError("The comparison of several runs is not there yet: name a single one.")
-    text = _single(runs[0], device, mistakes=mistakes, maps=maps, scores=scores)
-    path = Path(output or folders[0] / REPORT_NAME)
+        _tell_apart(runs)
+        text = page("evalib: comparison of runs", _comparison(runs, doctor(device)))
+    else:
+        text = _single(runs[0], device, mistakes=mistakes, maps=maps, scores=scores)
+    path = Path(output or folders[0] / (REPORT_NAME if len(runs) == 1 else COMPARISON_NAME))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
@@ -100,7 +104,30 @@ def _fewer(gallery: Gallery, size: int) -> Gallery:
     return gallery.head(keep, f"Only {keep} cards: with more of them this file would exceed {MOST_BYTES // 10**6} MB.")
 
 
-def _body(facts: RunFacts, gallery: Gallery | None, here: dict[str, str]) -> Markup:
+def _tell_apart(runs: list[RunFacts]) -> None:
+    """Give runs whose folders have one name more of their path; a run that is named twice gets a number."""
+    names = [run.name for run in runs]
+    for place, run in enumerate(runs):
+        if names.count(run.name) > 1:
+            parts = run.folder.resolve().parts
+            run.name = "/".join(parts[-2:])
+            run.name += f" ({place + 1})" if run.name in [other.name for other in runs[:place]] else ""
+
+
+def _comparison(runs: Sequence[RunFacts], here: Mapping[str, str]) -> Markup:
+    sections = {
+        "compare": html_compare.results_section(runs),
+        "curves": html_compare.overlaid_section(runs),
+        "agreement": html_compare.agreement_section(runs),
+        "classes": html_compare.classes_section(runs),
+        "runs": html_compare.briefs_section(runs),
+        "environment": environment_section(runs[0], here),
+    }
+    title = ", ".join(run.name for run in runs)
+    return frame(title, "comparison", {key: part for key, part in sections.items() if part})
+
+
+def _body(facts: RunFacts, gallery: Gallery | None, here: Mapping[str, str]) -> Markup:
     test = facts.test
     sections = {
         "result": result_section(facts),
@@ -125,7 +152,7 @@ def frame(title: str, kind: str, sections: dict[str, Markup]) -> Markup:
                class_="top")  # fmt: skip
     foot = tag("footer", f"Written by evalib {evalib.__version__}. Nothing in this file leaves it.")
     return joined(
-        tag("a", "Skip to the result", href="#result", class_="skip"),
+        tag("a", "Skip to the result", href=f"#{next(iter(sections))}", class_="skip"),
         head,
         tag("div", tag("nav", tag("ol", entries), aria_label="Contents"), tag("main", list(sections.values())),
             class_="columns"),

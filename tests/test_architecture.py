@@ -72,7 +72,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (3, ("html_facts", "html_scores")),
     (3, ("html_mistakes", "html_images", "html_charts", "html_tables")),
     (3, ("html_sections", "html_classes", "html_cards")),
-    (3, ("html_gallery",)),
+    (3, ("html_gallery", "html_compare")),
     (4, ("report", "html_report")),
     (4, ("own_images",)),
     (4, ("commands.inventory", "commands.results", "commands.report")),
