@@ -104,7 +104,7 @@ def _controls(test: Tested, gallery: Gallery) -> Markup:
             for value, words in (("place", "the kinds in turn"), ("confidence", "confidence"), ("loss", "loss"),
                                  ("index", "number of the image"))
         ], id="sort")),
-        tag("button", "Reset", type="button", id="reset"),
+        tag("button", "Reset", type="button", id="everything"),
     ]  # fmt: skip
     told = tag("p", role="status", aria_live="polite", id="count", class_="fine")
     return joined(

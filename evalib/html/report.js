@@ -71,12 +71,12 @@
     more.parentNode.hidden = left <= 0;
     more.textContent = `Show ${Math.min(step * 2, left)} more`;
     const whole = matching.length === cards.length ? `${cards.length} mistakes` : `${matching.length} of ${cards.length} mistakes`;
-    count.textContent = matching.length ? `${whole}, ${Math.min(limit, matching.length)} in view` : "No mistake fits.";
+    count.textContent = matching.length ? `${whole}, ${Math.min(limit, matching.length)} in view` : "None of the mistakes on this page fits.";
   };
   const restart = () => { limit = step; show(); };
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("input", restart);
-  one("reset").addEventListener("click", () => { filters.reset(); restart(); });
+  one("everything").addEventListener("click", () => { filters.reset(); restart(); });
   more.addEventListener("click", () => {
     const next = matching[limit];
     limit += step * 2;
