@@ -14,10 +14,17 @@ from torch import Tensor, nn
 from torchvision.models.googlenet import GoogLeNetOutputs
 
 from evalib.cam import cam_layers, classic_cam, empty_maps, target_layer
+from evalib.contrast import contrast_mistakes
+from evalib.data.image_data import ImageData
+from evalib.data.loaders import eval_loader
+from evalib.evaluation import evaluate
 from evalib.explain import METHODS, explain, explain_loader
 from evalib.localization import measure_localization
 from evalib.map_makers import map_maker
+from evalib.mistake_story import plot_mistake
+from evalib.mistakes import find_mistakes
 from evalib.ranking import rank_maps
+from evalib.report import explain_image, explain_mistakes
 from evalib.sanity import check_maps
 
 CLASSES = [3, 1]
@@ -260,6 +267,22 @@ def test_ranking_and_checks_of_any_classifier() -> None:
     classes = model(images).argmax(dim=1)
     report = check_maps(model, images, classes, map_maker("layer_cam", "backbone.stages.2"))
     assert "class" in str(report)
+
+
+@pytest.mark.usefixtures("nothing_leaks")
+@pytest.mark.parametrize("build", [Functional, Nested], ids=["functional", "nested"])
+def test_figures_of_mistakes_of_any_classifier(build: Callable[[], nn.Module], tiny_data: ImageData) -> None:
+    model, _ = built(build, 32)
+    model.head = nn.Linear(16, 3) if build is Functional else nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
+    mistakes = find_mistakes(evaluate(model, eval_loader(tiny_data, batch_size=12)))
+    names = list(cam_layers(model, torch.randn(1, 3, 32, 32)))
+    figure = explain_mistakes(model, tiny_data, mistakes.head(2))
+    titles = {axes.get_title() for axes in figure.axes}
+    assert set(names) <= titles
+    assert plot_mistake(model, tiny_data, mistakes, k=2).axes
+    assert contrast_mistakes(model, tiny_data, mistakes.head(2), progress=False).layers == tuple(names)
+    explanation = explain_image(model, tiny_data.test.images[0], tiny_data, method="grad_cam")
+    assert explanation.cam.shape == (32, 32)
 
 
 def test_a_loader_of_images_finds_the_layers_once(monkeypatch: pytest.MonkeyPatch) -> None:

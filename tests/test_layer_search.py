@@ -86,6 +86,19 @@ class ByModule(nn.Module):
         return self.head(self.part(images).mean(dim=(2, 3)))
 
 
+class OneRelu(nn.Module):
+    """Down and up again; its ReLU is one module that runs three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.down, self.up = nn.Conv2d(3, 4, 3, 1, 1), nn.Conv2d(4, 4, 2, 2), nn.ConvTranspose2d(4, 8, 2, 2)
+        self.relu, self.head = nn.ReLU(), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.relu(self.down(self.relu(self.start(images))))
+        return self.head(self.relu(self.up(x)).mean(dim=(2, 3)))
+
+
 @pytest.fixture
 def images() -> Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -123,9 +136,17 @@ def test_a_start_without_gradients(images: Tensor) -> None:
 
 
 def test_a_network_of_probabilities(images: Tensor) -> None:
-    """The sum of what it returns is constant, and nothing has a gradient of that."""
+    """The sum of what it returns is constant: its gradient is nothing but rounding."""
     model = nn.Sequential(ByModule(ReluAtTheEnd(), 8), nn.Softmax(dim=1))
     assert list(search_layers(model, images)) == ["0.part.conv1", "0.part"]
+    model = nn.Sequential(Tokens(2), nn.Softmax(dim=1))
+    assert list(search_layers(model, images)) == ["0.blocks.0.norm1", "0.blocks.1.norm1"]
+
+
+def test_from_early_to_late_and_none_that_runs_again(images: Tensor) -> None:
+    layers = search_layers(OneRelu(), images)
+    assert list(layers) == ["down", "up"]
+    assert explain(OneRelu(), images).shape == (2, 2, 32, 32)
 
 
 def test_the_last_block_of_a_class_token_is_read_at_its_first_normalization(images: Tensor) -> None:
