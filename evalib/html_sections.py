@@ -88,7 +88,7 @@ def _interval_words(facts: RunFacts) -> str:
     if facts.interval is None:
         return "of how many images is not known"
     low, high = (100 * value for value in facts.interval)
-    return f"95 % interval {low:.1f} to {high:.1f} %, after the last epoch"
+    return f"95\u00a0% interval {low:.1f} to {high:.1f}\u00a0%, after the last epoch"
 
 
 def _scale(facts: RunFacts) -> Markup | None:

@@ -145,6 +145,7 @@ def test_wheel_holds_the_sample_and_the_types(builds):
         metadata = wheel.read(next(name for name in sizes if name.endswith("METADATA"))).decode()
     samples = [name for name in sizes if re.fullmatch(r"evalib/data/[^/]+\.tar\.xz", name)]
     assert "evalib/py.typed" in sizes
+    assert {"evalib/html/report.css", "evalib/html/report.js"} <= sizes.keys()
     assert samples
     assert sum(sizes[name] for name in samples) <= SAMPLE_LIMIT
     assert not [name for name in sizes if name.startswith(("tests", "notebooks"))]
