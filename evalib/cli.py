@@ -205,7 +205,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     mistakes_help = "cards in the gallery of mistakes, at most (default: %(default)s)"
     parser.add_argument("--mistakes", type=int, default=48, metavar="N", help=mistakes_help)
     parser.add_argument("--no-maps", action="store_true", help="no class activation maps, and no measure of them")
-    scores_help = "test images to measure the maps on (default: as many as take some seconds, at most 32)"
+    scores_help = "test images to measure the maps on (default: 16; of large ones as many as take some seconds)"
     parser.add_argument("--scores", type=int, metavar="N", help=scores_help)
     parser.add_argument("--device", help=DEVICE_HELP)
 

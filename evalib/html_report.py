@@ -57,7 +57,7 @@ def write_report(
         device: where the networks run; None takes the best one.
         mistakes: cards in the gallery at most; fewer if the file would grow too large.
         maps: whether to make maps, and to measure what they are worth.
-        scores: test images for that measure; None takes as many as do not take long.
+        scores: test images for that measure; None takes 16, of large images as many as do not take long.
 
     Returns:
         The path of the file.
