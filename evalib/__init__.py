@@ -84,6 +84,8 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.own_recipe   choose_recipe(): a recipe for images of one's own, with reasons
               evalib.calibration  how sure a network is, and how often it is right then
               evalib.significance  intervals of a fraction, McNemar's test of two networks
+              evalib.exercises    tasks for students, and checks of their answers
+              evalib.map_exercises  the same about maps: best layer, a map blind to the class, CAM by hand
               evalib.html_parts   pieces of an HTML page that cannot hold foreign markup
               evalib.html_tested  what a network says of its test images, as a report tells it
               evalib.html_facts   what a report says of a run, read from its directory

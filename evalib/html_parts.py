@@ -38,7 +38,7 @@ class Markup:
         return self.html
 
 
-Part: TypeAlias = "Markup | str | int | Iterable[Part] | None"
+Part: TypeAlias = Markup | str | int | Iterable["Part"] | None
 
 
 def visible(text: str) -> str:

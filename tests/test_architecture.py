@@ -68,6 +68,8 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (3, ("classifier",)),
     (3, ("own_folder", "own_recipe")),
     (3, ("calibration", "significance", "html_parts")),
+    (3, ("exercises",)),
+    (3, ("map_exercises",)),
     (3, ("html_tested",)),
     (3, ("html_facts", "html_scores")),
     (3, ("html_mistakes", "html_images", "html_charts", "html_tables")),

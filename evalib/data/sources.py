@@ -15,7 +15,7 @@ from evalib.data.decoding import decode_image, image_pixels, one_line
 from evalib.remote_images import fetch_image, is_address, shown_address
 from evalib.transforms import Geometry
 
-Source: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | Tensor"
+Source: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
 
 
 def is_path(source: Source) -> bool:
