@@ -11,11 +11,12 @@ REQUIREMENTS := setup.py pyproject.toml
 export NO_ALBUMENTATIONS_UPDATE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test figures torture clean
+.PHONY: help demo test docs figures torture clean
 
 help:
 	@echo "make demo   train on the sample inside the package, then draw curves, mistakes and Grad-CAM"
 	@echo "make test   ruff, mypy, the unit tests, and every notebook from top to bottom"
+	@echo "make docs   the site in site/: what every function does, which notebook, exercises"
 	@echo "make figures  the figures of the README, from the demo run; those of pages need Chromium"
 	@echo "make torture  runs killed, stopped and damaged by the hundred: a table of trials and losses (half an hour)"
 	@echo "make clean  remove the virtual environment, builds and caches (not runs/)"
@@ -27,6 +28,9 @@ test: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy evalib
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/build.py site
 
 figures: $(VENV)/.installed-test
 	$(BIN)/python images/make_figures.py
@@ -43,6 +47,10 @@ $(VENV)/.installed-test: $(REQUIREMENTS) | $(BIN)/python
 	$(BIN)/python -m pip install --editable ".[test]"
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: $(REQUIREMENTS) | $(BIN)/python
+	$(BIN)/python -m pip install --editable ".[docs]"
+	@touch $@ $(VENV)/.installed
+
 $(BIN)/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || { \
 	  echo "evalib needs Python 3.10 or newer as $(PYTHON). Install one, or name it: make demo PYTHON=/path/to/python3.12"; \
@@ -53,5 +61,5 @@ $(BIN)/python:
 	  exit 1; }
 
 clean:
-	rm -rf $(VENV) build dist evalib.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site evalib.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find evalib tests -name __pycache__ -type d -prune -exec rm -rf {} +

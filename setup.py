@@ -38,12 +38,14 @@ INSTALL_REQUIRES = [
 HF_REQUIRES = ["datasets>=2.15"]
 DIST_REQUIRES = ["accelerate>=1.0"]
 EXPORT_REQUIRES = ["safetensors>=0.4"]
+DOCS_REQUIRES = ["pdoc>=15.0"]  # the site; it brings markdown2
 
 # setuptools is here because the tests install evalib without build isolation, that is without a network.
 TEST_REQUIRES = [
     "accelerate>=1.0",
     "datasets>=2.15",
     "hypothesis>=6.80",
+    "pdoc>=15.0",
     "psutil>=5.9",
     "safetensors>=0.4",
     "timm>=1.0",
@@ -80,6 +82,7 @@ setup(
         "hf": HF_REQUIRES,
         "dist": DIST_REQUIRES,
         "export": EXPORT_REQUIRES,
+        "docs": DOCS_REQUIRES,
     },
     entry_points={"console_scripts": ["evalib = evalib.cli:main"]},
 )
