@@ -73,12 +73,13 @@ def write_report(
             f"A report needs at least one run, `mistakes` of 0 or more and `scores` of 2 or more, or None: got "
             f"{len(folders)} runs, {mistakes} and {scores}."
         )
-    runs = [read_run(folder, data=data, data_dir=data_dir, device=device) for folder in folders]
-    if len(runs) > 1:
-        _tell_apart(runs)
-        text = page("evalib: comparison of runs", _comparison(runs, doctor(device)))
-    else:
-        text = _single(runs[0], device, mistakes=mistakes, maps=maps, scores=scores)
+    with torch.random.fork_rng(devices=[]):  # a network is built with random weights before its own are loaded
+        runs = [read_run(folder, data=data, data_dir=data_dir, device=device) for folder in folders]
+        if len(runs) > 1:
+            _tell_apart(runs)
+            text = page("evalib: comparison of runs", _comparison(runs, doctor(device)))
+        else:
+            text = _single(runs[0], device, mistakes=mistakes, maps=maps, scores=scores)
     path = Path(output or folders[0] / (REPORT_NAME if len(runs) == 1 else COMPARISON_NAME))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

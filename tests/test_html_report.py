@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -229,12 +230,13 @@ def test_a_file_that_would_be_too_large_gets_fewer_cards(make_run, tiny_data, tm
 
 
 def test_nothing_is_left_switched(make_run, tiny_data, tmp_path):
-    state = torch.random.get_rng_state()
-    before = tiny_data.test.images.clone()
-    write_report(make_run(tiny_data), tmp_path / "x.html", data=tiny_data, scores=2)
-    assert torch.equal(tiny_data.test.images, before)
+    folder = make_run(tiny_data)
+    state, images, place = torch.random.get_rng_state(), tiny_data.test.images.clone(), Path.cwd()
+    write_report(folder, tmp_path / "x.html", data=tiny_data, scores=2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(tiny_data.test.images, images)
     assert torch.is_grad_enabled()
-    torch.random.set_rng_state(state)
+    assert Path.cwd() == place
 
 
 def test_wrong_arguments(tmp_path, make_run, tiny_data):
@@ -282,3 +284,12 @@ def test_runs_on_other_images_are_not_compared(make_run, tiny_data, tmp_path):
     assert comparable([one, read_run(make_run(tiny_data), data=tiny_data)])
     assert agreement_section([one, two]) is None
     assert "must not be compared" in str(results_section([one, two]))
+
+
+@pytest.mark.parametrize("part", ["images", "labels"])
+def test_one_other_image_or_label_is_another_test(make_run, tiny_data, part):
+    values = {"images": tiny_data.test.images, "labels": tiny_data.test.labels}
+    values[part] = values[part].flip(0)
+    other = dataclasses.replace(tiny_data, test=Split(**values))
+    folder = make_run(tiny_data)
+    assert not comparable([read_run(folder, data=tiny_data), read_run(folder, data=other)])
