@@ -18,10 +18,10 @@ from evalib.engine import evaluate
 from evalib.execution import SingleDevice
 from evalib.history import EpochRecord, History
 from evalib.html_tested import Tested
+from evalib.metrics import wilson_interval
 from evalib.recipes import Recipe
 from evalib.rundir import HISTORY_NAME, RECIPE_NAME, latest_checkpoint
 from evalib.runtime import keep_freed_memory
-from evalib.significance import wilson_interval
 
 
 @dataclass(eq=False)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from evalib.calibration import Calibration, calibration
 from evalib.engine import Evaluation
-from evalib.metrics import confusion_matrix
-from evalib.significance import most_frequent_class, wilson_interval
+from evalib.metrics import confusion_matrix, wilson_interval
+from evalib.significance import most_frequent_class
 
 
 @dataclass(frozen=True, eq=False)

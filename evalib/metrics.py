@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+Z95 = 1.959963984540054  # the normal distribution holds 95 % within so many standard deviations
+
 
 class Mean:
     """Mean over samples, fed with the means of batches of any size.
@@ -78,15 +80,16 @@ def per_class_accuracy(confusion: Tensor) -> Tensor:
     return confusion.diagonal().double() / confusion.sum(dim=1).double()
 
 
-def wilson_interval(correct: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The range in which the true share lies, by what `count` trials showed (Wilson 1927, score interval).
+def wilson_interval(correct: int, count: int, z: float = Z95) -> tuple[float, float]:
+    """The interval of a fraction (Wilson 1927, doi:10.1080/01621459.1927.10502953): 95 % by default.
 
-    It stays inside [0, 1] and holds for few trials, where the usual plus or minus does not.
+    It stays inside [0, 1] and holds for few trials, where the usual plus or minus does not. Of an accuracy it speaks of
+    other test images of the same kind, and says nothing of another seed, whose network is another one.
 
     Args:
         correct: successes, 0 to `count`.
         count: trials, at least 1.
-        z: standard deviations of a normal distribution; 1.96 for 95 %.
+        z: half its width in standard deviations of a normal distribution.
 
     Raises:
         ValueError: if `count` is less than 1, or `correct` lies outside 0 to `count`.
@@ -96,4 +99,5 @@ def wilson_interval(correct: int, count: int, z: float = 1.96) -> tuple[float, f
     share, spread = correct / count, z**2 / count
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # at the ends the exact values are 0 and 1
+    return (0.0 if correct == 0 else middle - half), (1.0 if correct == count else middle + half)

@@ -1,4 +1,4 @@
-"""What figures of so many images are worth: intervals of a fraction, and the difference of two networks."""
+"""Whether two networks differ, by the same images."""
 
 from __future__ import annotations
 
@@ -7,30 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-Z95 = 1.959963984540054  # the normal distribution holds 95 % within so many standard deviations
-
-
-def wilson_interval(right: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """The interval of a fraction (Wilson 1927, doi:10.1080/01621459.1927.10502953): 95 % by default.
-
-    It speaks of other test images of the same kind. It says nothing of another seed, whose network is another one.
-
-    Args:
-        right: successes, from 0 to `total`.
-        total: trials, at least 1.
-        z: half its width in standard deviations of a normal distribution.
-
-    Raises:
-        ValueError: if the counts are not possible.
-    """
-    if total < 1 or not 0 <= right <= total:
-        raise ValueError(f"`right` of `total` needs 0 <= right <= total and total >= 1: got {right} of {total}.")
-    fraction, extra = right / total, z * z / total
-    middle = (fraction + extra / 2) / (1 + extra)
-    half = z * math.sqrt(fraction * (1 - fraction) / total + extra / (4 * total)) / (1 + extra)
-    # at the ends the exact values are 0 and 1
-    return (0.0 if right == 0 else middle - half), (1.0 if right == total else middle + half)
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: comparing the tensors with `==` has no single truth value

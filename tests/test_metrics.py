@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from evalib.metrics import Mean, accuracy, confusion_matrix, per_class_accuracy, wilson_interval
@@ -59,6 +60,12 @@ def test_confusion_matrix_refuses_classes_outside():
 def test_wilson_intervals_are_those_of_the_tables(correct, count, low, high):
     """Figures of Newcombe 1998 and of statsmodels' proportion_confint(method="wilson")."""
     assert wilson_interval(correct, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("correct", "count"), [(0, 5), (5, 5), (1, 1), (624, 1000), (8733, 10000), (3, 7)])
+def test_wilson_intervals_are_scipys(correct, count):
+    expected = binomtest(correct, count).proportion_ci(method="wilson")
+    assert wilson_interval(correct, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_a_wilson_interval_is_where_the_score_test_turns():
