@@ -13,6 +13,7 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.copying      copies that are compared, calls that may never return
               evalib.remote_images  one image by its http(s) address, within limits of size and time
               evalib.mirror       a second place for a run, as a mounted drive
+              evalib.checkup      what is wrong with a machine, in one line each
               evalib.metrics      means, accuracy, confusion matrix, accuracy per class
               evalib.runtime      devices, seeds, evaluation mode, memory of a CPU, doctor()
               evalib.recipes      Recipe: all settings of a training run; the named recipes
@@ -71,6 +72,8 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.sanity       check_maps(): do maps depend on class and weights, and beat noise?
               evalib.ranking      rank_maps(): methods times layers, the best one, and why
               evalib.prediction   the classes of image files, or why there are none
+              evalib.export_formats  files of ONNX and torch.export: written, and run again
+              evalib.export       export(): a network as a file for other programs, compared after writing
               evalib.figures      what the figures share
               evalib.curves       learning curves, also while a run trains
               evalib.cam_plots    heat tables of a ranking, removal curves, grids of maps
@@ -103,19 +106,25 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.html_report  write_report(): one HTML file about a run, or that compares several
               evalib.own_images   train_folder(): your own images, to a trained and explained network
               evalib.commands     what the commands of the command line do and say
-              evalib.cli          the command line: evalib demo | train | eval | cam | rank | predict | report | ...
+              evalib.cli          the command line: evalib COMMAND
 """
 
 __version__ = "0.1.0"
 
 # Names and their modules, which are imported when a name is asked for: `import evalib` itself loads nothing.
-_LATE = {"doctor": "evalib.runtime", "load": "evalib.classifier", "write_report": "evalib.html_report"}
+_LATE = {
+    "doctor": "evalib.runtime",
+    "load": "evalib.classifier",
+    "train_folder": "evalib.own_images",
+    "write_report": "evalib.html_report",
+}
 
 TYPE_CHECKING = False  # type checkers take it for True, and so see the names
 
 if TYPE_CHECKING:
     from evalib.classifier import load as load
     from evalib.html_report import write_report as write_report
+    from evalib.own_images import train_folder as train_folder
     from evalib.runtime import doctor as doctor
 else:
 

@@ -121,27 +121,41 @@ def save_safetensors(path: str | Path, checkpoint: Checkpoint) -> None:
         ImportError: if safetensors is not installed.
         OSError: if there is no space, or no right to write.
     """
-    preprocessing = {
-        "mean": checkpoint.mean,
-        "std": checkpoint.std,
-        "image_size": checkpoint.image_size,
-        "geometry": checkpoint.geometry.kind,
-    }
-    metadata = {
-        "format": "pt",  # what other readers look for
-        "evalib": evalib.__version__,
-        "classes": json.dumps(checkpoint.classes),
-        "preprocessing": json.dumps(preprocessing),
-        "recipe": checkpoint.recipe.to_json(),
-        "dataset": checkpoint.dataset,
-        "epoch": str(checkpoint.epoch),
-        "metrics": json.dumps(checkpoint.metrics),
-    }
+    metadata = metadata_of(checkpoint)
     # neither shared memory nor other layouts exist in that format
     weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in checkpoint.weights.items()}
     content = safetensors_torch().save(weights, metadata)
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(content)
+
+
+def metadata_of(about: Any) -> dict[str, str]:
+    """What a file for other programs says of its network, as strings; "classes", "preprocessing", "recipe" are JSON.
+
+    Args:
+        about: a checkpoint, or data: then there is no recipe, epoch and figures.
+    """
+    preprocessing = {
+        "mean": about.mean,
+        "std": about.std,
+        "image_size": about.image_size,
+        "geometry": about.geometry.kind,
+    }
+    metadata = {
+        "format": "pt",  # what other readers of safetensors look for
+        "evalib": evalib.__version__,
+        "classes": json.dumps(about.classes),
+        "preprocessing": json.dumps(preprocessing),
+    }
+    if not isinstance(about, Checkpoint):
+        return metadata | {"dataset": str(getattr(about, "name", ""))}
+    return metadata | {
+        "recipe": about.recipe.to_json(),
+        "recipe_name": about.recipe.name,
+        "dataset": about.dataset,
+        "epoch": str(about.epoch),
+        "metrics": json.dumps(about.metrics),
+    }
 
 
 def is_checkpoint(path: str | Path) -> bool:

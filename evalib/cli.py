@@ -1,4 +1,4 @@
-"""The command line: `evalib demo | train | eval | cam | rank | predict | report | data | doctor`."""
+"""The command line: `evalib COMMAND ...`, also as `python -m evalib`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from evalib import commands
 from evalib.recipes import GEOMETRIES, MODEL_NAMES, PATHS, TEST_VIEWS, recipes
 
 DATASETS = ("cifar10", "sample", "cars", "folder")
+EXPORT_FORMATS = ("onnx", "torch_export", "safetensors")
 DEVICE_HELP = "cpu, cuda, mps (default: the best one here)"
 
 
@@ -38,13 +39,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_predict(added.add_parser("predict", help="the classes of image files"))
     _add_report(added.add_parser("report", help="one HTML file about a run, or that compares several"))
 
+    _add_export(added.add_parser("export", help="the network as a file for other programs, read back and compared"))
+
     data = added.add_parser("data", help="what there is to choose from, and downloads")
     data.add_argument("dataset", choices=("cars",))
     data.add_argument("--list", action="store_true", help="brands, types and years with their counts")
     _add_data(data)
     data.set_defaults(run=commands.data)
 
-    doctor = added.add_parser("doctor", help="versions, device, precision and disk space")
+    doctor = added.add_parser("doctor", help="what is wrong here and what to do; versions, device, disk space")
     doctor.add_argument("--device", help=DEVICE_HELP)
     doctor.set_defaults(run=commands.doctor)
     return parser
@@ -208,6 +211,20 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     scores_help = "test images to measure the maps on (default: 16; of large ones as many as take some seconds)"
     parser.add_argument("--scores", type=int, metavar="N", help=scores_help)
     parser.add_argument("--device", help=DEVICE_HELP)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=commands.export)
+    parser.add_argument("run_dir", nargs="?", metavar="RUN", help="a run directory")
+    parser.add_argument("--checkpoint", metavar="FILE", help="a checkpoint of evalib, instead of a run")
+    parser.add_argument("--format", choices=EXPORT_FORMATS, default="onnx", help="default: %(default)s")
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: model.* beside the checkpoint)")
+    size_help = "height and width of the input (default: what it was trained with)"
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help=size_help)
+    one_help = "take one image at a time (default: any number)"
+    parser.add_argument("--one-image", action="store_true", help=one_help)
+    raw_help = "take uint8 pixels, and normalize them inside the file"
+    parser.add_argument("--include-preprocessing", action="store_true", help=raw_help)
 
 
 def main(arguments: list[str] | None = None) -> int:

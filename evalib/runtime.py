@@ -9,13 +9,19 @@ import os
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from evalib import checkup
+from evalib.checkup import Checkup, Findings
+
+SHOWN = ("evalib", "torch", "torchvision", "numpy", "albumentations", "grad-cam", "matplotlib", "torchsummary")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -156,28 +162,73 @@ def describe_device(device: torch.device) -> str:
     return str(device)
 
 
-def doctor(device: str | torch.device | None = None) -> dict[str, str]:
-    """Versions, device, precision and disk space, as a dict to print; nothing is changed.
+def doctor(device: str | torch.device | None = None, workers: int | None = None) -> Checkup:
+    """Versions, device, precision and disk space, and what is wrong, a line each; nothing is changed, or raised.
 
-    Packages that are missing or that need a restart (installed after Python had loaded another version) say so.
+    Args:
+        device: to be used; None takes the best one here.
+        workers: processes for augmentation that are meant to run; None: as many as evalib takes by itself.
+
+    Returns:
+        A mapping from names to words, whose `problems` and text begin with what will stop a run. Packages that are
+        missing or that need a restart (installed after Python had loaded another version) say so.
     """
-    picked = pick_device(device)
-    report = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
-    for package in (
-        "evalib",
-        "torch",
-        "torchvision",
-        "numpy",
-        "albumentations",
-        "grad-cam",
-        "matplotlib",
-        "torchsummary",
-    ):
-        report[package] = _installed_version(package)
-    report["device"] = describe_device(picked)
-    report["precision"] = str(pick_precision("auto", picked)).removeprefix("torch.")
-    report["free disk"] = f"{shutil.disk_usage('.').free / 1e9:.1f} GB"
-    return report
+    found = Findings()
+    try:
+        picked = pick_device(device)
+    except ValueError as error:
+        found.stops.append(str(error))
+        picked = torch.device("cpu")
+    for check in (checkup.packages, checkup.loaded_packages, checkup.opencv, checkup.disk, checkup.drive):
+        found.look(check)
+    if device is None or torch.device(device if device != "auto" else "cuda").type == "cuda":
+        found.look(_gpu)
+    found.look(partial(_cores, workers=workers))
+    facts = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    facts |= {package: _installed_version(package) for package in SHOWN}
+    facts["device"] = describe_device(picked)
+    facts["precision"] = str(pick_precision("auto", picked)).removeprefix("torch.")
+    facts["free disk"] = f"{shutil.disk_usage('.').free / 1e9:.1f} GB"
+    return Checkup(facts, tuple(found.stops), tuple(found.warnings))
+
+
+def _gpu(found: Findings) -> None:
+    """A GPU that is not chosen, cannot be used, or is taken by others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of drivers, which the line below tells
+        usable = torch.cuda.is_available()
+    if usable:
+        free, total = torch.cuda.mem_get_info()
+        others = total - free - torch.cuda.memory_reserved()
+        if others > max(0.5 * total, 2e9):
+            manage = (
+                "in Colab end the others under Runtime > Manage sessions" if checkup.in_colab() else "see nvidia-smi"
+            )
+            found.warnings.append(
+                f"Only {free / 1e9:.1f} of {total / 1e9:.1f} GB of the GPU are free, something else uses it: {manage}."
+            )
+    elif checkup.nvidia_gpu_is_there():
+        build = f"torch {torch.__version__}"
+        found.warnings.append(
+            f"There is an NVIDIA GPU, but {build} was built without CUDA: install torch with CUDA (pytorch.org)."
+            if torch.version.cuda is None
+            else f"There is an NVIDIA GPU, but {build} (CUDA {torch.version.cuda}) cannot use it: its driver is "
+            "too old or not running (see nvidia-smi). Update it, or install torch for an older CUDA."
+        )
+    elif checkup.in_colab():
+        found.warnings.append("No GPU is chosen: Runtime > Change runtime type > T4 GPU, then run all again.")
+
+
+def _cores(found: Findings, workers: int | None) -> None:
+    """More threads or processes than cores: they wait for each other."""
+    cores = max(1, int(checkup.available_cores()))
+    if torch.get_num_threads() > cores:
+        found.warnings.append(
+            f"torch computes with {torch.get_num_threads()} threads on {cores} cores: set OMP_NUM_THREADS={cores} "
+            "before Python starts."
+        )
+    if workers is not None and workers > cores:
+        found.warnings.append(f"{workers} workers on {cores} cores wait for each other: use at most {cores}.")
 
 
 def _installed_version(package: str) -> str:

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "evalib"
 ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ("progress", "interrupts", "files", "run_lock", "saver", "tables")),
     (0, ("copying", "file_lock")),
-    (0, ("mirror", "remote_images")),
+    (0, ("mirror", "remote_images", "checkup")),
     (0, ("metrics", "runtime", "recipes", "download", "archives", "weights", "muon", "averaging", "origin")),
     (0, ("cam_networks",)),
     (0, ("imagenet_networks",)),
@@ -53,6 +53,8 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (3, ("randomization",)),
     (3, ("localization",)),
     (3, ("mistakes", "faithfulness", "car_errors", "comparison", "ladder", "prediction")),
+    (3, ("export_formats",)),
+    (3, ("export",)),
     (3, ("neighbors",)),
     (3, ("mistake_groups",)),
     (3, ("contrast",)),
@@ -77,7 +79,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (3, ("html_gallery", "html_compare")),
     (4, ("report", "html_report")),
     (4, ("own_images",)),
-    (4, ("commands.inventory", "commands.results", "commands.report")),
+    (4, ("commands.inventory", "commands.results", "commands.report", "commands.export")),
     (4, ("commands.running",)),
     (4, ("commands.own_images",)),
     (4, ("commands.training", "commands.trained")),
@@ -89,7 +91,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
 ROW = {module: row for row, (_, modules) in enumerate(ROWS) for module in modules}
 HEAVY = {
     "albumentations", "pytorch_grad_cam", "sklearn", "scipy", "matplotlib", "IPython", "torchsummary", "cv2",
-    "datasets", "accelerate", "safetensors", "timm",
+    "datasets", "accelerate", "safetensors", "gradio", "onnx", "onnxruntime", "onnxscript", "timm",
 }  # fmt: skip
 
 

@@ -60,9 +60,9 @@ def data(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """`evalib doctor`."""
+    """`evalib doctor`: the exit code is 1 if something will stop a run, 0 if all is well or there are warnings only."""
     from evalib.runtime import doctor
 
-    for name, value in doctor(arguments.device).items():
-        print(f"{name:14s} {value}")
-    return 0
+    found = doctor(arguments.device)
+    print(found)
+    return 1 if found.stops else 0
