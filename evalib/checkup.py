@@ -62,7 +62,7 @@ class Checkup(Mapping[str, str]):
 
     def __str__(self) -> str:
         lines = [*(f"problem: {line}" for line in self.stops), *(f"warning: {line}" for line in self.warnings)]
-        return "\n".join([*lines, *(f"{name:14s} {value}" for name, value in self.facts.items())])
+        return "\n".join([*lines, *(f"{name:15} {value}" for name, value in self.facts.items())])
 
     __repr__ = __str__  # what a notebook shows
 
