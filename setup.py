@@ -37,6 +37,7 @@ INSTALL_REQUIRES = [
 # for other programs (torch writes ONNX through onnxscript).
 HF_REQUIRES = ["datasets>=2.15"]
 DIST_REQUIRES = ["accelerate>=1.0"]
+APP_REQUIRES = ["gradio>=6.0"]
 DOCS_REQUIRES = ["pdoc>=15.0"]  # the site; it brings markdown2
 EXPORT_REQUIRES = ["safetensors>=0.4", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
 
@@ -44,8 +45,10 @@ EXPORT_REQUIRES = ["safetensors>=0.4", "onnx>=1.17", "onnxruntime>=1.20", "onnxs
 TEST_REQUIRES = [
     "accelerate>=1.0",
     "datasets>=2.15",
+    "gradio>=6.0",
     "hypothesis>=6.80",
     "pdoc>=15.0",
+    "playwright>=1.40",
     "psutil>=5.9",
     "safetensors>=0.4",
     "timm>=1.0",
@@ -85,6 +88,7 @@ setup(
         "hf": HF_REQUIRES,
         "dist": DIST_REQUIRES,
         "export": EXPORT_REQUIRES,
+        "app": APP_REQUIRES,
         "docs": DOCS_REQUIRES,
     },
     entry_points={"console_scripts": ["evalib = evalib.cli:main"]},

@@ -1,7 +1,7 @@
 """Train an image classifier, see where it errs, and see why, with class activation maps.
 
-The modules, from the bottom up; each imports only from levels below its own. Nothing is imported here; `load` and
-`doctor` are loaded when they are asked for:
+The modules, from the bottom up; each imports only from levels below its own. Nothing is imported here; `load`,
+`doctor` and a few more are loaded when they are asked for:
 
     level 0   evalib.progress     progress bars for terminals and notebooks
               evalib.tables       tables as values, for terminals and notebooks
@@ -104,6 +104,10 @@ The modules, from the bottom up; each imports only from levels below its own. No
               evalib.html_gallery  the gallery of mistakes, the worth of their maps
     level 4   evalib.report       the figures of a run, in one call; the explanation of one image
               evalib.html_report  write_report(): one HTML file about a run, or that compares several
+              evalib.app_state    the page of a run without its widgets: maps of a choice, mistakes
+              evalib.app_parts    what the page shows, as HTML
+              evalib.app_tabs     the widgets of the page, and what happens when one is used
+              evalib.app          open_app(): a page to explore a run
               evalib.own_images   train_folder(): your own images, to a trained and explained network
               evalib.commands     what the commands of the command line do and say
               evalib.cli          the command line: evalib COMMAND
@@ -115,6 +119,7 @@ __version__ = "0.1.0"
 _LATE = {
     "doctor": "evalib.runtime",
     "load": "evalib.classifier",
+    "open_app": "evalib.app",
     "train_folder": "evalib.own_images",
     "write_report": "evalib.html_report",
 }
@@ -122,6 +127,7 @@ _LATE = {
 TYPE_CHECKING = False  # type checkers take it for True, and so see the names
 
 if TYPE_CHECKING:
+    from evalib.app import open_app as open_app
     from evalib.classifier import load as load
     from evalib.html_report import write_report as write_report
     from evalib.own_images import train_folder as train_folder

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_rank(added.add_parser("rank", help="which method at which layer to trust, measured on test images"))
     _add_predict(added.add_parser("predict", help="the classes of image files"))
     _add_report(added.add_parser("report", help="one HTML file about a run, or that compares several"))
-
+    _add_app(added.add_parser("app", help="a page to explore a run: your images, its mistakes"))
     _add_export(added.add_parser("export", help="the network as a file for other programs, read back and compared"))
 
     data = added.add_parser("data", help="what there is to choose from, and downloads")
@@ -210,6 +210,18 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-maps", action="store_true", help="no class activation maps, and no measure of them")
     scores_help = "test images to measure the maps on (default: 16; of large ones as many as take some seconds)"
     parser.add_argument("--scores", type=int, metavar="N", help=scores_help)
+    parser.add_argument("--device", help=DEVICE_HELP)
+
+
+def _add_app(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=commands.app)
+    parser.add_argument("run_dir", metavar="RUN", help="a run directory")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the data are (default: where they were)")
+    port_help = "where the page listens, on this machine only (default: the first free one from 7860 on)"
+    parser.add_argument("--port", type=int, metavar="N", help=port_help)
+    share_help = "also make a public link, through gradio's servers: whoever has it can use the page"
+    parser.add_argument("--share", action="store_true", help=share_help)
+    parser.add_argument("--no-browser", action="store_true", help="open no browser")
     parser.add_argument("--device", help=DEVICE_HELP)
 
 

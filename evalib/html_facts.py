@@ -138,7 +138,7 @@ def read_run(
             reason = str(error).splitlines()[0]
             facts.missing = (
                 f"The test images were not found: {reason} Everything made from them is left out. Name their folder "
-                "with --data-dir DIR, or in Python pass the data themselves: write_report(run, data=data)."
+                "with --data-dir DIR, or in Python pass the data themselves, `data=data`."
             )
             return facts
     facts.test = _tested(facts.model, facts.data)

@@ -18,16 +18,17 @@ _LEVELS = 31  # of each sign: a map's file holds whole numbers from -31 to 31
 _PREDICTED, _TRUE = (214, 82, 14), (24, 100, 190)
 
 
-def photo_uri(pixels: Tensor) -> str:
+def photo_uri(pixels: Tensor, largest: int = PHOTO) -> str:
     """A photograph as it is if it is small, else reduced and as JPEG.
 
     Args:
         pixels: (3, H, W) uint8.
+        largest: pixels a side, at most, of one that is not small.
     """
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     if max(image.size) <= 64:
         return _uri(image, "png", optimize=True)
-    image.thumbnail((PHOTO, PHOTO), Image.Resampling.LANCZOS)
+    image.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     return _uri(image, "jpeg", quality=80, optimize=True)
 
 

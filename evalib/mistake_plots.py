@@ -184,9 +184,9 @@ def draw_contrasts(figure: Figure | SubFigure, rows: list[Row], *, columns: int)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for line, row in zip(grid, rows, strict=True):
         for axes, values in zip(line[-3:], row.maps, strict=True):
-            show_image(axes, _colored(values / largest, row.photo))
+            show_image(axes, colored_map(values / largest, row.photo))
         if row.flat:
-            show_image(line[-1], _colored(row.maps[-1] / largest, row.photo), note="the same everywhere")
+            show_image(line[-1], colored_map(row.maps[-1] / largest, row.photo), note="the same everywhere")
         _label(line[-3], row.label)
     for axes, heading in zip(grid[0, -3:], ("true class", "predicted class", "difference"), strict=True):
         axes.set_title(heading, fontsize=9)
@@ -204,8 +204,16 @@ def _label(axes: Axes, text: str) -> None:
     axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
 
 
-def _colored(values: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
-    """(H, W, 3) in [0, 1]: the color of the class that each place helps, over the pale gray image."""
+def colored_map(values: np.ndarray, photo: np.ndarray | None) -> np.ndarray:
+    """The color of the class that each place helps, over the pale gray image.
+
+    Args:
+        values: (H, W) in [-1, 1], above 0 for the predicted class.
+        photo: (H, W, 3) in [0, 1]; None for white.
+
+    Returns:
+        (H, W, 3) in [0, 1].
+    """
     from matplotlib.colors import to_rgb
 
     gray = np.ones(values.shape) if photo is None else 0.45 + 0.55 * photo.mean(axis=2)

@@ -78,8 +78,11 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
     (3, ("html_sections", "html_classes", "html_cards")),
     (3, ("html_gallery", "html_compare")),
     (4, ("report", "html_report")),
-    (4, ("own_images",)),
-    (4, ("commands.inventory", "commands.results", "commands.report", "commands.export")),
+    (4, ("own_images", "app_state")),
+    (4, ("app_parts",)),
+    (4, ("app_tabs",)),
+    (4, ("app",)),
+    (4, ("commands.inventory", "commands.results", "commands.report", "commands.app", "commands.export")),
     (4, ("commands.running",)),
     (4, ("commands.own_images",)),
     (4, ("commands.training", "commands.trained")),
@@ -91,7 +94,7 @@ ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
 ROW = {module: row for row, (_, modules) in enumerate(ROWS) for module in modules}
 HEAVY = {
     "albumentations", "pytorch_grad_cam", "sklearn", "scipy", "matplotlib", "IPython", "torchsummary", "cv2",
-    "datasets", "accelerate", "safetensors", "gradio", "onnx", "onnxruntime", "onnxscript", "timm",
+    "datasets", "accelerate", "safetensors", "gradio", "onnx", "onnxruntime", "onnxscript", "playwright", "timm",
 }  # fmt: skip
 
 

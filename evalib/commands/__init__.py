@@ -3,6 +3,7 @@
 torch and its friends are imported by the functions, so that `--help` answers at once.
 """
 
+from evalib.commands.app import app as app
 from evalib.commands.export import export as export
 from evalib.commands.inventory import data as data
 from evalib.commands.inventory import doctor as doctor
