@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from evalib.data.image_data import ImageData
 
-_VARIABLES = ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY")
+# Nothing is told to gradio's makers, and no result is kept in the browser.
+_QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "True"}
 
 
 def build_app(
@@ -43,9 +44,9 @@ def build_app(
         ImportError: if gradio is missing.
         FileNotFoundError, ValueError: as `evalib.classifier.load`.
     """
-    state = load_state(run, data=data, data_dir=data_dir, device=device)
     with _quietly():
         gr = _gradio()
+        state = load_state(run, data=data, data_dir=data_dir, device=device)
         # what is dropped is deleted after a day, and when the page is closed
         with gr.Blocks(title=state.name, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
             head_of_page(gr, state)
@@ -97,12 +98,11 @@ def open_app(
                 inbrowser=browser and not gr.utils.ipython_check(),
                 prevent_thread_lock=True,
                 theme=_theme(gr),
-                css=asset("app.css"),
+                head=f"<style>{asset('app.css')}</style>",  # `css` would be rewritten, and media queries with it
                 height=900,
                 max_file_size="100mb",
                 quiet=True,
                 footer_links=[],
-                run_history=False,
                 ssr_mode=False,
             )
         except OSError as error:
@@ -122,16 +122,17 @@ def _gradio() -> Any:
 
 def _theme(gr: Any) -> Any:
     """Fonts of the system, since others come from elsewhere, and small print that can be read."""
-    theme = gr.themes.Default(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    font, mono = gr.themes.Font("system-ui"), gr.themes.Font("ui-monospace")
+    theme = gr.themes.Default(primary_hue="blue", font=[font], font_mono=[mono])
     gray = {"body_text_color_subdued": "*neutral_500", "block_info_text_color": "*neutral_500"}
     return theme.set(**gray)
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Nothing is reported to gradio's makers; the variables that say so are put back."""
-    before = {name: os.environ.get(name) for name in _VARIABLES}
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    """gradio under `_QUIET`; the variables are put back."""
+    before = {name: os.environ.get(name) for name in _QUIET}
+    os.environ.update(_QUIET)
     try:
         yield
     finally:

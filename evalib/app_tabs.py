@@ -38,7 +38,7 @@ def head_of_page(gr: Any, state: AppState) -> None:
 
 def _html(gr: Any, markup: Markup, **options: Any) -> Any:
     """A place for HTML; only `Markup` comes into one, since gradio escapes nothing."""
-    return gr.HTML(str(markup), apply_default_css=False, **options)
+    return gr.HTML(str(markup), apply_default_css=False, padding=False, **options)
 
 
 # --- one image ---------------------------------------------------------------------------------------------------
@@ -49,8 +49,8 @@ def image_tab(gr: Any, state: AppState) -> None:
     with gr.Row(elem_id="image"):
         with gr.Column(scale=1, min_width=280):
             file = gr.File(label="Image: JPEG, PNG, WebP, ...", height=170)
-            with gr.Group(visible=False, elem_id="choices") as choices:
-                label = gr.Dropdown([], label="Class", info="What speaks for it? All are listed by probability.")
+            with gr.Column(visible=False, elem_id="choices") as choices, gr.Group():
+                label = gr.Dropdown([], label="Class", info="The most probable ones first.")
                 layer = gr.Dropdown(layer_choices(state), value=state.classifier.layers[-1], label="Layer", info=_LAYER)
                 method = gr.Dropdown(method_choices(), value="grad_cam", label="Method", info="How the map is made.")
                 other = gr.Dropdown([("nothing", ""), *method_choices()], value="layer_cam", label="Compare with",
@@ -133,7 +133,7 @@ def mistakes_tab(gr: Any, state: AppState, tab: Any) -> None:
     tab.select(open_tab, how, [told, choices, row, true, predicted, *results], api_name="mistakes", **_ONE)
     gr.on([true.input, predicted.input], choose, [true, predicted, *how], results, api_name="choose_mistakes", **_ONE)
     gr.on([layer.input, method.input], show, [chosen, *how], view, api_name="explain_mistake", **_ONE)
-    gallery.select(pick, [indices, *how], [chosen, view], api_name=False, **_ONE)
+    gallery.select(pick, [indices, *how], [chosen, view], api_visibility="private", **_ONE)
 
 
 def _mistake_choices(gr: Any, state: AppState) -> tuple[Any, Any, Any, Any, Any]:

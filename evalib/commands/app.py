@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 
 def app(arguments: argparse.Namespace) -> int:
@@ -18,10 +19,13 @@ def app(arguments: argparse.Namespace) -> int:
         browser=not arguments.no_browser,
     )
     try:
-        print(f"{page.local_url}  the page; Ctrl-C ends it", flush=True)
+        print(f"{page.local_url}  the page of {arguments.run_dir}; Ctrl-C ends it", flush=True)
         if arguments.share:
             print(page.share_url or "No public link could be had: the page is for this machine only.", flush=True)
-        page.block_thread()
+        while page.is_running:  # `page.block_thread()` does the same, and has its own word for Ctrl-C
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        print()
     finally:
         page.close(verbose=False)
     return 0
