@@ -21,6 +21,7 @@ PIP_INSTALL = ("-m", "pip", "install", "--quiet", "--no-build-isolation")  # as 
 # What Colab lacks, by what is asked for: evalib itself, and its extras.
 ADDED = {
     "": {"evalib", "grad-cam", "ttach"},  # grad-cam smooths its maps with ttach
+    "[app]": {"evalib", "grad-cam", "ttach"},
     "[hf,dist]": {"evalib", "grad-cam", "ttach"},
     "[export]": {"evalib", "grad-cam", "ttach", "onnx", "onnx-ir", "onnxruntime", "onnxscript"},
 }
