@@ -4,6 +4,7 @@ The modules, from the bottom up; each imports only from levels below its own. No
 `doctor` and a few more are loaded when they are asked for:
 
     level 0   evalib.progress     progress bars for terminals and notebooks
+              evalib.time_estimate  how long a training will take, after its first seconds
               evalib.tables       tables as values, for terminals and notebooks
               evalib.interrupts   Ctrl-C as a request: work ends where nothing is half done
               evalib.files        files that are whole or not there

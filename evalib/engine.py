@@ -30,6 +30,7 @@ from evalib.progress import progress_bar
 from evalib.recipes import Recipe
 from evalib.rundir import RunDirectory
 from evalib.runtime import compiled, keep_freed_memory
+from evalib.time_estimate import TimeEstimate
 from evalib.training_run import TrainingRun
 from evalib.training_step import TrainingStep
 
@@ -101,7 +102,8 @@ def fit(
         run_dir: folder to keep the run in, or a `RunDirectory`, which says how; None keeps nothing.
         device: None takes the best one here.
         workers: processes for augmentation with albumentations; None takes the number of cores, at most 4.
-        progress: show a bar with the time left; None shows it in notebooks and terminals.
+        progress: show a bar with the time left, and after some seconds how long all epochs will take; None shows it in
+            notebooks and terminals.
         on_epoch: called with the history after every epoch.
 
     Returns:
@@ -174,16 +176,15 @@ def _train(
     history.device, history.input = execution.describe(), str(run.input)
     history.train_images, history.test_images = len(run.data.train), len(run.data.test)
     done = len(history.epochs) * steps + run.state.step
-    title = "training"
-    if done and len(history.epochs) < recipe.epochs:
-        step = f", step {run.state.step} of {steps}" if run.state.step else ""
-        history.notes.append(f"Continued after epoch {len(history.epochs)} of {recipe.epochs}{step}.")
-        title = f"training on from epoch {len(history.epochs) + 1}"
+    title = _title(run, steps)
     shown = progress if execution.is_main else False
+    tested = history.test_images + len(run.data.val or ())
+    estimate = TimeEstimate(recipe.epochs - done / steps, steps, tested / recipe.batch_size)
 
     with progress_bar(shown, desc=title, unit="step", total=recipe.epochs * steps, initial=done) as bar:
 
         def after_step() -> None:
+            bar.set_postfix_str(estimate.after_step(), refresh=False)
             bar.update()
             every = None if folder is None else folder.save_steps
             if folder is not None and every and run.state.step % every == 0 and run.state.step < steps:
@@ -196,12 +197,23 @@ def _train(
                 run.epoch(after_step, stop)
                 if folder is not None:
                     folder.save(run.checkpoint(), history)
+                bar.set_postfix_str(estimate.after_epoch(), refresh=False)
                 if on_epoch is not None and execution.is_main:
                     on_epoch(history)
         except Stopped:
             history.interrupted = True
             if folder is not None:
                 folder.save(run.checkpoint(), history)
+
+
+def _title(run: TrainingRun, steps: int) -> str:
+    """What the bar is called; where a run continues, the history notes it."""
+    history, step, epochs = run.history, run.state.step, run.recipe.epochs
+    if not (history.epochs or step) or len(history.epochs) == epochs:
+        return "training"
+    within = f", step {step} of {steps}" if step else ""
+    history.notes.append(f"Continued after epoch {len(history.epochs)} of {epochs}{within}.")
+    return f"training on from epoch {len(history.epochs) + 1}"
 
 
 def _splits_for(data: ImageData, recipe: Recipe) -> ImageData:

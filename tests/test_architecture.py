@@ -15,7 +15,7 @@ PACKAGE = ROOT / "evalib"
 
 # A module imports only from modules that stand in an earlier row; the rows of one level are its inner order.
 ROWS: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (0, ("progress", "interrupts", "files", "run_lock", "saver", "tables")),
+    (0, ("progress", "time_estimate", "interrupts", "files", "run_lock", "saver", "tables")),
     (0, ("copying", "file_lock")),
     (0, ("mirror", "remote_images", "checkup")),
     (0, ("metrics", "runtime", "recipes", "download", "archives", "weights", "muon", "averaging", "origin")),
