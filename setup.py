@@ -37,7 +37,7 @@ INSTALL_REQUIRES = [
 # for other programs (torch writes ONNX through onnxscript; onnx 1.23 would replace Colab's protobuf).
 HF_REQUIRES = ["datasets>=2.15"]
 DIST_REQUIRES = ["accelerate>=1.0"]
-APP_REQUIRES = ["gradio>=6.0"]
+APP_REQUIRES = ["gradio>=5.50"]
 DOCS_REQUIRES = ["pdoc>=15.0"]  # the site; it brings markdown2
 EXPORT_REQUIRES = ["safetensors>=0.4", "onnx>=1.17,<1.23", "onnxruntime>=1.20", "onnxscript>=0.3"]
 
@@ -45,7 +45,7 @@ EXPORT_REQUIRES = ["safetensors>=0.4", "onnx>=1.17,<1.23", "onnxruntime>=1.20", 
 TEST_REQUIRES = [
     "accelerate>=1.0",
     "datasets>=2.15",
-    "gradio>=6.0",
+    "gradio>=5.50",
     "hypothesis>=6.80",
     "pdoc>=15.0",
     "playwright>=1.40",

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalib.app_state import load_state
-from evalib.app_tabs import head_of_page, image_tab, mistakes_tab
+from evalib.app_tabs import head_of_page, image_tab, mistakes_tab, supported
 from evalib.html_parts import asset
 
 if TYPE_CHECKING:
@@ -48,7 +49,12 @@ def build_app(
         gr = _gradio()
         state = load_state(run, data=data, data_dir=data_dir, device=device)
         # what is dropped is deleted after a day, and when the page is closed
-        with gr.Blocks(title=state.name, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        with gr.Blocks(
+            title=state.name,
+            analytics_enabled=False,
+            delete_cache=(3600, 86400),
+            **supported(gr.Blocks.__init__, _look(gr)),
+        ) as page:
             head_of_page(gr, state)
             with gr.Tabs():
                 with gr.Tab("Your image"):
@@ -97,13 +103,11 @@ def open_app(
                 share=share,
                 inbrowser=browser and not gr.utils.ipython_check(),
                 prevent_thread_lock=True,
-                theme=_theme(gr),
-                head=f"<style>{asset('app.css')}</style>",  # `css` would be rewritten, and media queries with it
                 height=900,
                 max_file_size="100mb",
                 quiet=True,
-                footer_links=[],
                 ssr_mode=False,
+                **supported(page.launch, _look(gr) | {"footer_links": [], "show_api": False}),
             )
         except OSError as error:
             if port is not None and "empty port" in str(error):
@@ -120,6 +124,11 @@ def _gradio() -> Any:
     return gradio
 
 
+def _look(gr: Any) -> dict[str, Any]:
+    # `css` would be rewritten, and media queries with it
+    return {"theme": _theme(gr), "head": f"<style>{asset('app.css')}</style>"}
+
+
 def _theme(gr: Any) -> Any:
     """Fonts of the system, since others come from elsewhere, and small print that can be read."""
     font, mono = gr.themes.Font("system-ui"), gr.themes.Font("ui-monospace")
@@ -134,7 +143,9 @@ def _quietly() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in _QUIET}
     os.environ.update(_QUIET)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # gradio 5 of what gradio 6 moves
+            yield
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

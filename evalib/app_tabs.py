@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ _EMPTY = "Drop an image, or click to choose one: what the network takes it for, 
 _LAYER = "Early layers see edges, late ones objects."
 
 
+def supported(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Those settings that a function takes: gradio 5, which Colab has, and gradio 6 differ in some."""
+    return {name: value for name, value in settings.items() if name in inspect.signature(function).parameters}
+
+
 def head_of_page(gr: Any, state: AppState) -> None:
     """What stands above the tabs."""
     _html(gr, app_parts.head(state))
@@ -38,7 +44,8 @@ def head_of_page(gr: Any, state: AppState) -> None:
 
 def _html(gr: Any, markup: Markup, **options: Any) -> Any:
     """A place for HTML; only `Markup` comes into one, since gradio escapes nothing."""
-    return gr.HTML(str(markup), apply_default_css=False, padding=False, **options)
+    plain = supported(gr.HTML, {"apply_default_css": False, "padding": False})
+    return gr.HTML(str(markup), **plain, **options)
 
 
 # --- one image ---------------------------------------------------------------------------------------------------
@@ -98,10 +105,13 @@ def mistakes_tab(gr: Any, state: AppState, tab: Any) -> None:
     told = _html(gr, app_parts.message("Testing the network on its test images ..."), elem_id="told")
     choices, true, predicted, layer, method = _mistake_choices(gr, state)
     indices, chosen = gr.State([]), gr.State(None)
+    no_buttons = {"buttons": [], "show_download_button": False, "show_fullscreen_button": False,
+                  "show_share_button": False}  # fmt: skip
     with gr.Row(visible=False) as row:
         with gr.Column(scale=2, min_width=280):
             gallery = gr.Gallery(label="Mistakes", columns=3, height=480, allow_preview=False, show_label=False,
-                                 object_fit="cover", buttons=[], interactive=False, elem_id="gallery")  # fmt: skip
+                                 object_fit="cover", interactive=False, elem_id="gallery",
+                                 **supported(gr.Gallery, no_buttons))  # fmt: skip
         with gr.Column(scale=3, min_width=280):
             view = _html(gr, Markup(""), elem_id="mistake")
 
@@ -133,7 +143,8 @@ def mistakes_tab(gr: Any, state: AppState, tab: Any) -> None:
     tab.select(open_tab, how, [told, choices, row, true, predicted, *results], api_name="mistakes", **_ONE)
     gr.on([true.input, predicted.input], choose, [true, predicted, *how], results, api_name="choose_mistakes", **_ONE)
     gr.on([layer.input, method.input], show, [chosen, *how], view, api_name="explain_mistake", **_ONE)
-    gallery.select(pick, [indices, *how], [chosen, view], api_visibility="private", **_ONE)
+    private = supported(gallery.select, {"api_visibility": "private"})
+    gallery.select(pick, [indices, *how], [chosen, view], **private, **_ONE)
 
 
 def _mistake_choices(gr: Any, state: AppState) -> tuple[Any, Any, Any, Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import socket
 import subprocess
@@ -42,6 +43,8 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(run):
     """The page of a run, as `evalib app` serves it; in a process of its own."""
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip('needs gradio: pip install "evalib[app]"')
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "evalib", "app", str(run), "--port", str(port), "--no-browser", "--device", "cpu"]
@@ -49,8 +52,7 @@ def address(run):
         try:
             assert process.stdout is not None
             said = process.stdout.readline().split()
-            if not said:
-                pytest.skip('needs gradio: pip install "evalib[app]"')
+            assert said, "the page did not start"
             yield said[0]
         finally:
             process.terminate()
