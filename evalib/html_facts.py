@@ -137,8 +137,8 @@ def read_run(
         except (ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
             facts.missing = (
-                f"The test images were not found: {reason} Everything made from them is left out. Name their folder "
-                "with --data-dir DIR, or in Python pass the data themselves, `data=data`."
+                f"The test images were not found: {reason} To see what is made from them, name their "
+                "folder with --data-dir DIR, or in Python pass the data themselves, `data=data`."
             )
             return facts
     facts.test = _tested(facts.model, facts.data)
