@@ -105,13 +105,9 @@ def mistakes_tab(gr: Any, state: AppState, tab: Any) -> None:
     told = _html(gr, app_parts.message("Testing the network on its test images ..."), elem_id="told")
     choices, true, predicted, layer, method = _mistake_choices(gr, state)
     indices, chosen = gr.State([]), gr.State(None)
-    no_buttons = {"buttons": [], "show_download_button": False, "show_fullscreen_button": False,
-                  "show_share_button": False}  # fmt: skip
     with gr.Row(visible=False) as row:
         with gr.Column(scale=2, min_width=280):
-            gallery = gr.Gallery(label="Mistakes", columns=3, height=480, allow_preview=False, show_label=False,
-                                 object_fit="cover", interactive=False, elem_id="gallery",
-                                 **supported(gr.Gallery, no_buttons))  # fmt: skip
+            gallery = _gallery(gr)
         with gr.Column(scale=3, min_width=280):
             view = _html(gr, Markup(""), elem_id="mistake")
 
@@ -145,6 +141,15 @@ def mistakes_tab(gr: Any, state: AppState, tab: Any) -> None:
     gr.on([layer.input, method.input], show, [chosen, *how], view, api_name="explain_mistake", **_ONE)
     private = supported(gallery.select, {"api_visibility": "private"})
     gallery.select(pick, [indices, *how], [chosen, view], **private, **_ONE)
+
+
+def _gallery(gr: Any) -> Any:
+    """Thumbnails to choose from, without the buttons of gradio 6 and of gradio 5."""
+    names = ("show_download_button", "show_fullscreen_button", "show_share_button")
+    return gr.Gallery(
+        label="Mistakes", columns=3, height=480, allow_preview=False, show_label=False, object_fit="cover",
+        interactive=False, elem_id="gallery", **supported(gr.Gallery, {"buttons": [], **dict.fromkeys(names, False)}),
+    )  # fmt: skip
 
 
 def _mistake_choices(gr: Any, state: AppState) -> tuple[Any, Any, Any, Any, Any]:
