@@ -52,6 +52,8 @@ class ImagePrediction(Prediction):
         about = f"  (map of {self.explained}: {self.layer}, {self.method})" if self.cam is not None else ""
         return super().__str__() + about + (": flat, no place speaks for it" if self.is_flat else "")
 
+    __repr__ = __str__  # not all pixels
+
     def overlay(self) -> np.ndarray:
         """(S, S, 3) uint8, the map in jet colors over the image; the plain image where the map is flat.
 

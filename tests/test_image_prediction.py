@@ -24,7 +24,7 @@ def made(cam: torch.Tensor | None = CAM, name: str = "bee") -> ImagePrediction:
 
 def test_what_it_says():
     assert str(made(None)) == "a.png  bee 75.0%, ant 20.0%"
-    assert str(made()) == "a.png  bee 75.0%, ant 20.0%  (map of bee: layer4, grad_cam)"
+    assert repr(made()) == str(made()) == "a.png  bee 75.0%, ant 20.0%  (map of bee: layer4, grad_cam)"
     assert str(made(torch.zeros(4, 4))).endswith("(map of bee: layer4, grad_cam): flat, no place speaks for it")
 
 
