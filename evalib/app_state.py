@@ -45,7 +45,7 @@ METHOD_WORDS: Mapping[str, tuple[str, str]] = {
     "fem": ("FEM", "Where features are unusually strong; the same for every class."),
     "random_cam": ("Random weights", "A control: a map that is better than this one tells something."),
     "score_cam": ("Score-CAM (slow)", "Asks the network about the image behind each feature."),
-    "ablation_cam": ("Ablation-CAM (slow)", "Asks the network what it would say without each feature."),
+    "ablation_cam": ("Ablation-CAM", "Asks the network what it would say without each feature."),
     "finer_cam": ("Finer-CAM", "What tells the class from the three most like it."),
     "shapley_cam": ("Shapley-CAM", "Grad-CAM with the curvature of the class's score."),
     "sess": ("SESS (slow)", "Grad-CAM of many parts at many scales, blended."),
