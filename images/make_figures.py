@@ -92,7 +92,7 @@ def example(folder: Path) -> Path:
     from evalib.data import sample
 
     path = folder / "example.png"
-    Image.fromarray(sample().test.images[3].permute(1, 2, 0).numpy()).resize((256, 256)).save(path)
+    Image.fromarray(sample().test.images[22].permute(1, 2, 0).numpy()).resize((256, 256)).save(path)
     return path
 
 
