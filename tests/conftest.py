@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tarfile
 import venv
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 JPEG_COPY = "EVALIB_CIFAR10_JPEG"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 # Before the first import of torch or matplotlib, and inherited by every process that a test starts.
 os.environ["MPLBACKEND"] = "Agg"
@@ -272,3 +274,18 @@ def source_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     check(*git, "add", "--all", cwd=tree)
     check(*git, *who, "commit", "--quiet", "--message", "the working tree", cwd=tree)
     return tree
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by playwright; tests that want it skip where either is missing."""
+    playwright: Any = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"needs one of {', '.join(BROWSERS)} on the PATH")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of playwright and asyncio
+        with playwright.sync_playwright() as started:
+            opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            yield opened
+            opened.close()

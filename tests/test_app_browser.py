@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import shutil
 import socket
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -17,22 +15,7 @@ from tiny_run import make_run
 
 pytestmark = pytest.mark.slow
 HOSTILE = ("\"'><b onmouseover=alert(2)> ${alert(3)} {{7*7}}", "<img src=x onerror=alert(1)>", "cow")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 60_000  # ms; the first map of a process takes some
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"needs one of {', '.join(BROWSERS)} on the PATH")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of playwright and asyncio
-        with playwright.sync_playwright() as started:
-            opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            yield opened
-            opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import shutil
-import warnings
 
 import pytest
 
@@ -15,21 +13,6 @@ from evalib.recipes import Recipe
 pytestmark = pytest.mark.slow
 HOSTILE = ("<img src=x onerror=alert(1)>", "\"'><script>alert(2)</script>", "cow")
 RECIPE = Recipe(name="tiny", width=8, epochs=1, batch_size=8, lr=0.05)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"needs one of {', '.join(BROWSERS)} on the PATH")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of playwright and asyncio
-        with playwright.sync_playwright() as started:
-            opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            yield opened
-            opened.close()
 
 
 @pytest.fixture(scope="module")
