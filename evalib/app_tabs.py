@@ -23,7 +23,7 @@ from evalib.app_state import (
     mistake_choices,
     thumbnails,
 )
-from evalib.html_parts import Markup
+from evalib.html_parts import Markup, joined
 from evalib.image_prediction import ImagePrediction
 
 # Calls of one network wait for each other: they hang hooks into it.
@@ -64,7 +64,7 @@ def image_tab(gr: Any, state: AppState) -> None:
                                     info="A second method, its map beside the first.")  # fmt: skip
         with gr.Column(scale=3, min_width=280):
             answer = _html(gr, app_parts.message(_EMPTY), elem_id="answer")
-            maps = _html(gr, Markup(""), elem_id="maps")
+            maps = _html(gr, joined([]), elem_id="maps")
 
     def explain_new(path: str | None, layer: str, method: str, other: str) -> tuple[Any, ...]:
         """Another image: the map is of its prediction, until another class is chosen."""
@@ -109,7 +109,7 @@ def mistakes_tab(gr: Any, state: AppState, tab: Any) -> None:
         with gr.Column(scale=2, min_width=280):
             gallery = _gallery(gr)
         with gr.Column(scale=3, min_width=280):
-            view = _html(gr, Markup(""), elem_id="mistake")
+            view = _html(gr, joined([]), elem_id="mistake")
 
     show = partial(_mistake, state)
 

@@ -292,7 +292,7 @@ def test_filters_of_cars_are_refused_elsewhere(monkeypatch, capsys, tmp_path):
 def test_doctor(capsys):
     assert main(["doctor", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert f"torch          {torch.__version__.split('+')[0]}" in said
+    assert f"torch           {torch.__version__.split('+')[0]}" in said
     assert "precision" in said
 
 
