@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from typing import Any
@@ -26,4 +27,14 @@ def progress_bar(progress: bool | None, **settings: Any) -> Any:
 
     if progress is None and notebook_shell() is not None:  # tqdm's own check sees no terminal there
         progress = True
+    if _without_size(sys.stderr):  # tqdm would draw nothing at all
+        settings = {"ncols": 100, "nrows": 20} | settings
     return tqdm(disable=None if progress is None else not progress, **settings)
+
+
+def _without_size(file: Any) -> bool:
+    """Whether this is a terminal that does not know its size, as those that programs make often are."""
+    try:
+        return 0 in os.get_terminal_size(file.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
