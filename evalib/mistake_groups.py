@@ -24,6 +24,8 @@ from evalib.neighbors import Neighbors
 from evalib.tables import Table
 
 GROUPS = ("label suspect", "confident", "near tie", "unsure")
+# Mean of ten test sets: Northcutt, Athalye and Mueller, "Pervasive Label Errors in Test Sets", NeurIPS 2021.
+WRONG_LABELS = 0.033
 
 
 @dataclass(frozen=True, eq=False)  # eq=False: comparing the tensors with `==` has no single truth value
@@ -39,6 +41,7 @@ class MistakeGroups:
         agreement: (M,) float32 in [0, 1], share of the nearest training images that are labeled as predicted; None if
             they were not asked for: then nothing is a label suspect.
         rules: what the groups mean, in words, by name.
+        images: how many were judged, right ones too.
     """
 
     mistakes: Mistakes
@@ -48,6 +51,7 @@ class MistakeGroups:
     second: Tensor
     agreement: Tensor | None
     rules: dict[str, str]
+    images: int
 
     def rows(self, name: str) -> Tensor:
         """(K,) int64, rows of a group's mistakes: near ties by margin, smallest first; others by loss, highest first.
@@ -83,9 +87,14 @@ class MistakeGroups:
                 }
             )
         formats = {"mistakes": "{:,}", "share": "{:.1%}", "probability": "{:.1%}", "loss": "{:.2f}"}
-        return Table(
-            rows, formats | {"label second": "{:.1%}"}, ["A mistake is in the first group whose rule it meets."]
-        )
+        notes = ["A mistake is in the first group whose rule it meets."]
+        suspects = len(self.rows("label suspect")) / self.images
+        if suspects > 2 * WRONG_LABELS:
+            notes.append(
+                f"Suspects are {suspects:.1%} of the images. Test sets of research have {WRONG_LABELS:.1%} wrong "
+                "labels on average (Northcutt et al. 2021): most of these suspects will be the network's own mistakes."
+            )
+        return Table(rows, formats | {"label second": "{:.1%}"}, notes)
 
 
 def group_mistakes(
@@ -143,7 +152,7 @@ def group_mistakes(
         group[sure & (loss > chance) & (agreement >= suspect_agreement)] = GROUPS.index("label suspect")
         rule = f"confident, loss > {chance:.2f}, ≥ {suspect_agreement:.0%} of neighbors labeled as predicted"
         rules = {"label suspect": rule, **rules}
-    return MistakeGroups(mistakes, group, loss, margin, top.indices[:, 1], agreement, rules)
+    return MistakeGroups(mistakes, group, loss, margin, top.indices[:, 1], agreement, rules, len(logits))
 
 
 def _check(evaluation: Evaluation, mistakes: Mistakes, neighbors: Neighbors | None, confident: float | None) -> None:

@@ -74,6 +74,19 @@ def test_a_suspect_needs_neighbors_labeled_as_predicted(evaluation):
     assert len(group_mistakes(evaluation, neighbors, confident=0.95)["label suspect"]) == 0
 
 
+def test_more_suspects_than_wrong_labels_explain_are_told(evaluation):
+    """1 of 9 images is 11 %; among 91 right ones more it is 1 %, as many as test sets have."""
+    neighbors = neighbors_labeled([[0, 0, 0, 1], [0, 0, 1, 1], [0] * 4, [1] * 4, [0] * 4])
+    first, told = group_mistakes(evaluation, neighbors).table().notes
+    assert "first group" in first
+    assert told.startswith("Suspects are 11.1% of the images.")
+    logits = torch.cat([evaluation.logits, torch.tensor([[0.6, 0.3, 0.1]]).log().expand(91, 3)])
+    labels = torch.cat([evaluation.labels, torch.zeros(91, dtype=torch.int64)])
+    many = group_mistakes(Evaluation(0.0, 0.95, logits, labels), neighbors, confident=0.675)
+    assert len(many["label suspect"]) == 1
+    assert many.table().notes == [first]
+
+
 def test_a_label_as_likely_as_by_chance_is_no_suspect():
     logits = torch.tensor([[0.5, 0.4, 0.1], [0.55, 0.1, 0.35]]).log()
     evaluation = Evaluation(0.0, 0.0, logits, torch.tensor([1, 2]))
