@@ -30,10 +30,37 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x  # the smaller Gram matrix
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    # Half precision is too coarse for the Gram matrices' eigenvalues, which grow with every step.
+    x = _iterated(x) if x.dtype == torch.bfloat16 else _iterated_by_gram(x)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _iterated(x: Tensor) -> Tensor:
     for _ in range(_STEPS):
         gram = x @ x.mT
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+    return x
+
+
+def _iterated_by_gram(x: Tensor) -> Tensor:
+    """The same product of polynomials in x @ x.mT, which all commute: x itself is needed but at the start and the end.
+
+    "Gram Newton-Schulz", Zhang, Amsel, Chen and Dao 2026 (https://tridao.me/blog/2026/gram-newton-schulz/). A third of
+    the arithmetic for 512 filters of 512 x 3 x 3.
+    """
+    gram = x @ x.mT
+    product = polynomial = _polynomial(gram)
+    for _ in range(_STEPS - 1):
+        gram = polynomial @ gram @ polynomial
+        polynomial = _polynomial(gram)
+        product = polynomial @ product
+    return product @ x
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    result = _B * gram + _C * gram @ gram
+    result.diagonal(dim1=1, dim2=2).add_(_A)
+    return result
 
 
 class MuonSGD(Optimizer):

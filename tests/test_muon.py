@@ -21,6 +21,20 @@ def test_singular_vectors_stay_and_singular_values_come_near_one(shape):
     assert (reached < 1.25).all()
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8), (3, 16, 144), (2, 40, 9)])
+@pytest.mark.parametrize("smallest", [1.0, 1e-6, 0.0])
+def test_singular_values_go_through_the_quintic_five_times(shape, smallest):
+    """In float32, and also those that are tiny or 0, as of filters that learn alike."""
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, values, vh = torch.linalg.svd(matrices, full_matrices=False)
+    values[:, 4:] *= smallest
+    truth = values / values.norm(dim=1, keepdim=True)
+    for _ in range(5):
+        truth = 3.4445 * truth - 4.7750 * truth**3 + 2.0315 * truth**5
+    found = orthogonalized((u @ torch.diag_embed(values) @ vh).float())
+    torch.testing.assert_close(found.double(), u @ torch.diag_embed(truth) @ vh, atol=1e-3, rtol=0)
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("shape", [(12, 30), (30, 12)])
