@@ -44,10 +44,10 @@ def test_maps_find_the_object_and_maps_of_nothing_do_not() -> None:
     images, labels, masks = normalize(data.test.images, data.mean, data.std), data.test.labels, data.test.masks
     trained, untrained = ThreeStages(1), ThreeStages(1001)
     recipe = recipes["fast"].replace(
-        width=8, epochs=5, batch_size=50, whitening=False, augmentation="none", test_views=1
+        width=8, epochs=10, batch_size=50, whitening=False, augmentation="none", test_views=1, precision="float32"
     )
     history = fit(trained, data, recipe, device="cpu", progress=False)
-    assert history.epochs[-1].test_accuracy > 0.7  # chance: 0.25
+    assert history.epochs[-1].test_accuracy > 0.85  # chance: 0.25
 
     maps = explain_methods(trained, images, [MID, LAST], labels, methods=("cam", "layer_cam", "random_cam"))
     kinds = {
