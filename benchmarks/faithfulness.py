@@ -5,7 +5,8 @@
 ResNet18 for 32 x 32 images, images of the shipped sample, Layer-CAM maps of layer3. Weights are as drawn but for the
 last layer, which is scaled so that the logits tell the images apart. A little noise makes all values of a map differ:
 then both remove the same pixels, and the report has the largest difference of their figures without noise of
-imputation. All run with kept memory (`evalib.runtime.keep_freed_memory`).
+imputation. All run with kept memory (`evalib.runtime.keep_freed_memory`). Where the device computes in bfloat16 or
+float16, evalib is also timed inside `torch.autocast`, and the report has what that changes in the figures.
 
 What bounds the ratio: grad-cam's ROADCombined asks the network 36 times about an image, evalib 19 times, and deletion
 and insertion of 16 steps 33 times. "19 forward passes" is the network alone in the batches that evalib makes, which
@@ -18,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +30,10 @@ from evalib.explain import explain
 from evalib.faithfulness import PERCENTILES, deletion_insertion, road
 from evalib.imputation import impute
 from evalib.models import build_model
-from evalib.runtime import keep_freed_memory, pick_device
+from evalib.runtime import keep_freed_memory, pick_device, pick_precision
 from evalib.transforms import normalize
 
+T = TypeVar("T")
 Subject = tuple[nn.Module, Tensor, Tensor, Tensor]
 BY_IMAGE, IN_BATCH = "grad-cam ROADCombined, image by image", "grad-cam ROADCombined, in one batch"
 
@@ -104,6 +107,11 @@ def largest_differences(about: Subject) -> dict[str, str]:
     }
 
 
+def in_precision(dtype: torch.dtype, device: torch.device, work: Callable[[], T]) -> T:
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        return work()
+
+
 def speed(work: Callable[[], object], number: int, device: torch.device) -> float:
     """Images per second."""
     start = time.perf_counter()
@@ -118,13 +126,21 @@ def reports(width: int, number: int, rounds: int, device: torch.device) -> list[
     about = subject(number, width, device)
     model, images, cams, _ = about
     settings = {"width": width, "images": number, "threads": torch.get_num_threads(), **largest_differences(about)}
-    figures: dict[str, Callable[[], object]] = {
+    ours: dict[str, Callable[[], object]] = {
         "19 forward passes": partial(forward_passes, model, images, 19),
         "evalib road": partial(road, *about),
         "evalib deletion_insertion, 16 steps": partial(deletion_insertion, *about),
+    }
+    figures = ours | {
         IN_BATCH: partial(grad_cam_road, *about, at_once=number),
         BY_IMAGE: partial(grad_cam_road, *about, at_once=1),
     }
+    dtype = pick_precision("auto", device)
+    if dtype != torch.float32:
+        short = str(dtype).removeprefix("torch.")
+        figures |= {f"{name}, {short}": partial(in_precision, dtype, device, work) for name, work in ours.items()}
+        exact, mixed = road(*about)["ROAD"].values, in_precision(dtype, device, partial(road, *about))["ROAD"].values
+        settings[f"largest difference of ROAD, {short}"] = f"{(exact - mixed).abs().max():.1e}"
     removed = removed_pixels(cams)
     imputing: dict[str, Callable[[], object]] = {
         "evalib impute": partial(impute, images, removed, 0.01 * torch.randn_like(images)[:, None]),

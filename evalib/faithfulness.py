@@ -2,6 +2,8 @@
 
 A figure of one kind of map says little by itself. Put those of `control_maps` beside it: smooth maps, even random ones,
 do better than rough ones at all of these figures ("On Pitfalls of ROAR", 2023, arXiv:2304.13836).
+
+Inside `torch.autocast` the network, and nothing else, computes in its precision: faster, and rounded.
 """
 
 from __future__ import annotations

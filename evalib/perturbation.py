@@ -76,6 +76,9 @@ def probabilities(
 
     As in training, glibc is told to keep freed memory (`evalib.runtime.keep_freed_memory`).
 
+    Inside `torch.autocast` the network computes in its precision, and nothing else does: with bfloat16 about twice as
+    fast on a CPU that has it, with probabilities that differ in the third digit after the point, seldom in the second.
+
     Args:
         model: classifier as for `evalib.explain.explain`; it is run in eval mode and left as it was.
         images: (N, 3, H, W) floating point, normalized as in training.
@@ -100,6 +103,7 @@ def probabilities(
     batch_size = batch_size or max(1, _VALUES_AT_ONCE.get(weight.device.type, _OTHERWISE) // images[0].numel())
     found = torch.full((len(images), number), math.nan, dtype=torch.float64)
     keep_freed_memory()
+    precision = _precision_outside(weight.device.type)
     with explaining(model), torch.inference_mode():
         for rows in (~flat_maps(cams)).nonzero()[:, 0].cpu().split(max(1, batch_size // number)):
             if len(rows) == 0:  # all maps are flat
@@ -110,10 +114,25 @@ def probabilities(
             answers = []
             for batch, chosen in zip(changed.split(batch_size), repeated.split(batch_size), strict=True):
                 batch = batch.contiguous(memory_format=torch.channels_last)  # convolutions are faster so
-                logits, chosen = logits_and_classes(model, batch, chosen)
-                answers.append(logits.softmax(dim=1).gather(1, chosen[:, None])[:, 0])
+                with precision:
+                    logits, chosen = logits_and_classes(model, batch, chosen)
+                answers.append(logits.to(weight.dtype).softmax(dim=1).gather(1, chosen[:, None])[:, 0])
             found[rows] = torch.cat(answers).double().cpu().view(-1, number)
     return found
+
+
+def _precision_outside(device_type: str) -> torch.autocast:
+    """The autocast that the caller has set, for where it was switched off in between.
+
+    It keeps no cast weights: releases before 2.10 would use them, made without gradients, for training later in the
+    caller's block (github.com/pytorch/pytorch/issues/112583).
+    """
+    return torch.autocast(
+        device_type,
+        dtype=torch.get_autocast_dtype(device_type),
+        enabled=torch.is_autocast_enabled(device_type),
+        cache_enabled=False,
+    )
 
 
 def _check(images: Tensor, cams: Tensor, classes: Tensor, batch_size: int | None) -> None:

@@ -102,6 +102,30 @@ def test_the_model_and_the_random_state_are_left_as_they_were(about):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_only_the_network_computes_in_the_precision_of_the_caller():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    images, cams, classes = torch.randn(6, 3, 8, 8), torch.rand(6, 8, 8), torch.arange(6) % 4
+    seen: list[torch.dtype] = []
+    model[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+
+    def products(part: Part) -> Tensor:
+        """Two versions, one of them by a product of matrices, which autocast would round."""
+        assert not torch.is_autocast_enabled("cpu")
+        return torch.stack([part.images, part.images @ part.cams[:, None]], dim=1)
+
+    full = probabilities(model, images, cams, classes, products, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = probabilities(model, images, cams, classes, products, 2)
+        assert torch.is_autocast_enabled("cpu")
+        model(images).float().square().sum().backward()
+    assert seen == [torch.float32, torch.bfloat16, torch.bfloat16]
+    assert model[0].weight.grad.abs().sum() > 0  # weights that were cast without gradients are not used again
+    assert not torch.equal(full, rounded)
+    # bfloat16 has 8 bits: relative rounding of 2**-9, some of them, on logits below 2
+    torch.testing.assert_close(rounded, full, atol=0.01, rtol=0)
+
+
 def test_flat_maps():
     assert flat_maps(torch.tensor([[[0.0, 0.0]], [[0.3, 0.3]], [[0.3, 0.4]]])).tolist() == [True, True, False]
 
