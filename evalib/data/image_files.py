@@ -52,9 +52,9 @@ class ImageFiles:
         """One image, (S, S, 3) uint8."""
         return decode_image(*self.file(index), self.geometry)
 
-    def __getitem__(self, indices: int | Tensor) -> Tensor:
-        """(3, S, S) uint8 for a number, (M, 3, S, S) for M indices; ValueError naming an image that is damaged."""
-        chosen = torch.as_tensor(indices)
+    def __getitem__(self, indices: int | slice | Tensor) -> Tensor:
+        """(3, S, S) uint8 for a number, (M, 3, S, S) for a slice or M; ValueError naming an image that is damaged."""
+        chosen = torch.arange(len(self))[indices] if isinstance(indices, slice) else torch.as_tensor(indices)
         if chosen.dim() == 0:
             return torch.from_numpy(self.pixels(int(chosen))).permute(2, 0, 1)
         if len(chosen) == 0:

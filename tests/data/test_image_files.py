@@ -47,6 +47,8 @@ def test_files_equal_the_stack_of_what_is_decoded(files, geometry):
     assert torch.equal(images.select(chosen).select(torch.tensor([1]))[0], expected[0])
     assert images[chosen[:0]].shape == (0, 3, 24, 24)
     assert images[chosen[:0]].dtype == torch.uint8
+    for some in (slice(2), slice(-2, None), slice(None, None, 3), slice(9, None)):
+        assert torch.equal(images[some], expected[some])
     assert torch.equal(images[2], expected[2])
     assert torch.equal(images[torch.tensor(2)], expected[2])
     assert torch.equal(torch.from_numpy(images.pixels(2)).permute(2, 0, 1), expected[2])
