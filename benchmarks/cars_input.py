@@ -81,7 +81,7 @@ def main() -> None:
     plain = transforms.Compose(
         [transforms.Resize((size, size)), transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     )
-    theirs_set = ConcatDataset(
+    theirs_set: ConcatDataset[object] = ConcatDataset(
         [datasets.StanfordCars(str(root), split, transform=plain) for split in ("train", "test")]
     )
     total = len(theirs_set)

@@ -160,6 +160,7 @@ def main() -> None:
     for candidate in candidates(options.run, options.seed):
         data = stanford_cars(options.data_dir, image_size=2 * candidate.size)
         large = data.test.with_geometry(Geometry("resize", 2 * candidate.size))
+        assert large.boxes is not None  # those of stanford_cars have them
         found = large.boxes.any(dim=1).nonzero().flatten()
         generator = torch.Generator().manual_seed(derived_seed(options.seed, "images"))
         chosen = found[torch.randperm(len(found), generator=generator)[: options.images]]

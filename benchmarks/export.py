@@ -37,21 +37,21 @@ def lived_in(model: nn.Module, size: int) -> nn.Module:
     """The network as if it had been trained: statistics of images, scales, shifts and biases of its own."""
     generator = torch.Generator().manual_seed(0)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    for module in norms:
-        nn.init.uniform_(module.weight, 0.7, 1.3, generator=generator)
-        nn.init.normal_(module.bias, std=0.1, generator=generator)
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.7, 1.3, generator=generator)
+        nn.init.normal_(norm.bias, std=0.1, generator=generator)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.normal_(module.bias, std=0.1, generator=generator)
-    momenta = [module.momentum for module in norms]
-    for module in norms:
-        module.momentum = None  # the plain average
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # the plain average
     images = Geometry("resize", size).batch(sample().train.images[::312][:16])
     with train_mode(model), torch.no_grad():
         for part in normalize(images, IMAGENET_MEAN, IMAGENET_STD).split(8) if norms else ():
             model(part)
-    for module, momentum in zip(norms, momenta, strict=True):
-        module.momentum = momentum
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return model
 
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.measure import Report, machine, parser, publish, take_turns_in_processes
 from evalib.data import sample
 from evalib.data.image_data import ImageData, Split
-from evalib.data.loaders import ResidentLoader
+from evalib.data.resident import ResidentLoader
 from evalib.runtime import keep_freed_memory, pick_device
 from evalib.transforms import Augmentation, albumentations_pipeline
 
