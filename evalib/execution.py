@@ -44,8 +44,9 @@ class SingleDevice:
         return describe_device(self.device)
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Move the network to the device, in place, channels last: the layout that convolutions are fastest in."""
-        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        """Move the network to the device, in place, in its `memory_format`."""
+        layout = memory_format(model, self.device)
+        return model.to(self.device, memory_format=layout)  # type: ignore[call-overload,no-any-return]
 
     def replicated(self, model: nn.Module) -> nn.Module:
         """The network for training: its backward pass exchanges gradients with other processes; here there are none."""
@@ -57,7 +58,7 @@ class SingleDevice:
 
     def logits(self, model: nn.Module, images: Tensor) -> Tensor:
         """(N, C) float32 logits of (N, 3, H, W) float32 images."""
-        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        images = images.to(self.device, memory_format=memory_format(model, self.device), non_blocking=True)
         with self.autocast():
             return model(images).float()
 
@@ -105,6 +106,23 @@ class SingleDevice:
         """Leave the other processes, at the very end."""
 
 
+def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """The layout of weights and images for training: channels last, which convolutions are fastest in, if safe.
+
+    On a CPU, oneDNN computes the gradients of the weights of a strided 1 x 1 convolution of channels-last images with
+    fewer input channels than its vectors have lanes (16 with AVX-512) wrongly, or ends the process
+    (github.com/uxlfoundation/oneDNN/issues/6035). A ResNet of width 8 has one. Such networks stay channels first.
+    """
+    unsafe = device.type == "cpu" and any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels // module.groups < 16
+        for module in model.modules()
+    )
+    return torch.contiguous_format if unsafe else torch.channels_last
+
+
 def bare_step_speed(
     model: nn.Module, images: Tensor, labels: Tensor, *, execution: SingleDevice, steps: int = 5
 ) -> float:
@@ -123,7 +141,7 @@ def bare_step_speed(
     private = execution.prepare(copy.deepcopy(model)).train()
     optimizer = torch.optim.SGD(private.parameters(), lr=1e-4, momentum=0.9)
     images, labels = (
-        images.to(execution.device, memory_format=torch.channels_last),
+        images.to(execution.device, memory_format=memory_format(private, execution.device)),
         labels.to(execution.device),
     )
     seconds = []

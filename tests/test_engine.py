@@ -559,7 +559,7 @@ def test_another_recipe_is_accepted_if_asked_for(tiny_data, tmp_path):
     fit(tiny(), tiny_data, before.replace(epochs=1), run_dir=tmp_path, **CPU)
     by_hand, kept = tiny(), load_checkpoint(tmp_path / "last.pt")
     by_hand.load_state_dict(kept.weights)
-    by_hand = by_hand.to(memory_format=torch.channels_last)
+    by_hand = SingleDevice("cpu", "float32").prepare(by_hand)
     optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.01, momentum=0.9)
     for parameter, state in zip(by_hand.parameters(), kept.training["optimizer"]["state"].values(), strict=True):
         optimizer.state[parameter]["momentum_buffer"] = state["momentum_buffer"]

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from evalib.execution import SingleDevice, bare_step_speed
+from evalib.execution import SingleDevice, bare_step_speed, memory_format
+from evalib.models import build_model
 
 
 def test_a_step_is_plain_sgd():
@@ -30,6 +31,32 @@ def test_logits_are_float32_in_every_precision(tiny_model, precision):
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, plain, atol=1e-6 if precision == "float32" else 0.1, rtol=0)
     assert all(parameter.dtype == torch.float32 for parameter in tiny_model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("width", "device", "layout"),
+    [(8, "cpu", torch.contiguous_format), (16, "cpu", torch.channels_last), (8, "cuda", torch.channels_last)],
+)
+def test_channels_are_last_but_where_onednn_computes_wrongly(width, device, layout):
+    assert memory_format(build_model("resnet18", 10, width=width), torch.device(device)) is layout
+
+
+def test_narrow_networks_get_the_gradients_of_float64():
+    """A batch of odd size, on two threads: channels last, oneDNN gives wrong gradients here, or ends the process."""
+    execution = SingleDevice("cpu", "float32")
+    model = execution.prepare(build_model("resnet18", 10, width=8, seed=1)).train()
+    shortcut = next(m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))
+    seen = []
+    shortcut.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    exact = build_model("resnet18", 10, width=8, seed=1).double().train()
+    images = torch.rand(29, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(29) % 10
+    loss = F.cross_entropy(execution.logits(model, images.to(memory_format=torch.channels_last)), labels)
+    assert seen == [True]  # before the backward pass, which could end the process
+    found = torch.autograd.grad(loss, list(model.parameters()))
+    expected = torch.autograd.grad(F.cross_entropy(exact(images.double()), labels), list(exact.parameters()))
+    for gradient, truth in zip(found, expected, strict=True):
+        torch.testing.assert_close(gradient.double(), truth, rtol=1e-3, atol=1e-4 * float(truth.abs().max()))
 
 
 def test_the_bare_step_leaves_the_network_alone(tiny_model):

@@ -33,7 +33,7 @@ def equal(one, other):
 
 def training(steps=3):
     """A network in channels_last, its optimizer, schedule and averaging, after some steps; and one more step."""
-    model = build_model("resnet18", 3, width=8, seed=1).to(memory_format=torch.channels_last)
+    model = build_model("resnet18", 3, width=16, seed=1).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
     averaging = Lookahead(model, 10)
