@@ -1,16 +1,18 @@
 """ROAD, deletion and insertion, and imputation alone: images/s of evalib and grad-cam on the same maps, in turn.
 
-    python -m benchmarks.faithfulness [--images 8] [--rounds 5] [--widths 64 8] [--device cuda] [--output FILE]
+    python -m benchmarks.faithfulness [--images 8] [--photos 2] [--rounds 5] [--widths 64 8] [--output FILE]
 
-ResNet18 for 32 x 32 images, images of the shipped sample, Layer-CAM maps of layer3. Weights are as drawn but for the
-last layer, which is scaled so that the logits tell the images apart. A little noise makes all values of a map differ:
-then both remove the same pixels, and the report has the largest difference of their figures without noise of
-imputation. All run with kept memory (`evalib.runtime.keep_freed_memory`). Where the device computes in bfloat16 or
-float16, evalib is also timed inside `torch.autocast`, and the report has what that changes in the figures.
+ResNet18 for 32 x 32 images, images of the shipped sample, Layer-CAM maps of layer3; then torchvision's ResNet18 for 224
+x 224, on the same images enlarged. Weights are as drawn but for the last layer, which is scaled so that the logits tell
+the images apart. A little noise makes all values of a map differ: then both remove the same pixels, and the report has
+the largest difference of their figures without noise of imputation. All run with kept memory
+(`evalib.runtime.keep_freed_memory`). Where the device computes in bfloat16 or float16, evalib is also timed inside
+`torch.autocast`, and the report has what that changes in the figures.
 
 What bounds the ratio: grad-cam's ROADCombined asks the network 36 times about an image, evalib 19 times, and deletion
-and insertion of 16 steps 33 times. "19 forward passes" is the network alone in the batches that evalib makes, which
-nothing that asks 19 times can be faster than. The wider the network, the less anything else counts.
+and insertion of 16 steps 33 times, of 9 steps 19 times. "19 forward passes" is the network alone in the batches that
+evalib makes, which nothing that asks 19 times can be faster than. The more the network has to do, the less anything
+else counts; the larger the image, the more grad-cam's imputation does.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from functools import partial
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measure import Report, machine, parser, publish, take_turns
@@ -39,15 +42,30 @@ BY_IMAGE, IN_BATCH = "grad-cam ROADCombined, image by image", "grad-cam ROADComb
 
 
 def subject(number: int, width: int, device: torch.device) -> Subject:
-    """Model, images, maps and predicted classes."""
+    """Small images and a network for them."""
     torch.manual_seed(0)
     data = sample()
-    images = normalize(data.test.images[torch.arange(number)], data.mean, data.std).to(device)
-    model = build_model("resnet18", 10, width=width).to(device).eval()
+    images = normalize(data.test.images[torch.arange(number)], data.mean, data.std)
+    return told_apart(build_model("resnet18", 10, width=width), "linear", images, device)
+
+
+def photo_subject(number: int, device: torch.device) -> Subject:
+    """Images of 224 x 224 pixels and torchvision's network for them."""
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    data = sample()
+    images = normalize(data.test.images[torch.arange(number)], data.mean, data.std)
+    return told_apart(resnet18(num_classes=10), "fc", F.interpolate(images, size=224, mode="bicubic"), device)
+
+
+def told_apart(model: nn.Module, last_layer: str, images: Tensor, device: torch.device) -> Subject:
+    """Model, images, maps and predicted classes, on the device."""
+    model, images = model.to(device).eval(), images.to(device).contiguous()
     with torch.no_grad():
         logits = model(images)
         scale = 2 / logits.std(dim=0)
-        last = model.get_submodule("linear")
+        last = model.get_submodule(last_layer)
         last.load_state_dict({"weight": last.weight * scale[:, None], "bias": (last.bias - logits.mean(dim=0)) * scale})
         classes = model(images).argmax(dim=1)
     cams = explain(model, images, "layer3", classes, method="layer_cam")[0]
@@ -121,15 +139,15 @@ def speed(work: Callable[[], object], number: int, device: torch.device) -> floa
     return number / (time.perf_counter() - start)
 
 
-def reports(width: int, number: int, rounds: int, device: torch.device) -> list[Report]:
-    """Whole figures, and imputation alone."""
-    about = subject(number, width, device)
-    model, images, cams, _ = about
-    settings = {"width": width, "images": number, "threads": torch.get_num_threads(), **largest_differences(about)}
+def whole_figures(about: Subject, network: str, rounds: int) -> Report:
+    model, images, _, _ = about
+    number, device = len(images), images.device
+    settings = {"network": network, **sizes(images), **largest_differences(about)}
     ours: dict[str, Callable[[], object]] = {
         "19 forward passes": partial(forward_passes, model, images, 19),
         "evalib road": partial(road, *about),
         "evalib deletion_insertion, 16 steps": partial(deletion_insertion, *about),
+        "evalib deletion_insertion, 9 steps": partial(deletion_insertion, *about, steps=9),
     }
     figures = ours | {
         IN_BATCH: partial(grad_cam_road, *about, at_once=number),
@@ -141,42 +159,43 @@ def reports(width: int, number: int, rounds: int, device: torch.device) -> list[
         figures |= {f"{name}, {short}": partial(in_precision, dtype, device, work) for name, work in ours.items()}
         exact, mixed = road(*about)["ROAD"].values, in_precision(dtype, device, partial(road, *about))["ROAD"].values
         settings[f"largest difference of ROAD, {short}"] = f"{(exact - mixed).abs().max():.1e}"
-    removed = removed_pixels(cams)
+    measured = take_turns({name: partial(speed, work, number, device) for name, work in figures.items()}, rounds)
+    return Report("Faithfulness", "images/s", measured, BY_IMAGE, machine(device), settings)
+
+
+def imputation(about: Subject, rounds: int) -> Report:
+    _, images, cams, _ = about
+    removed, theirs = removed_pixels(cams), "grad-cam NoisyLinearImputer"
     imputing: dict[str, Callable[[], object]] = {
         "evalib impute": partial(impute, images, removed, 0.01 * torch.randn_like(images)[:, None]),
-        "grad-cam NoisyLinearImputer": partial(grad_cam_imputes, images, removed, 0.01),
+        theirs: partial(grad_cam_imputes, images, removed, 0.01),
     }
-    measured = [
-        take_turns({name: partial(speed, work, number, device) for name, work in kind.items()}, rounds)
-        for kind in (figures, imputing)
-    ]
-    return [
-        Report("Faithfulness", "images/s", measured[0], BY_IMAGE, machine(device), settings),
-        Report(
-            "Imputation of 18 sets of pixels",
-            "images/s",
-            measured[1],
-            "grad-cam NoisyLinearImputer",
-            machine(device),
-            {name: settings[name] for name in ("images", "threads")},
-        ),
-    ]
+    timed = {name: partial(speed, work, len(images), images.device) for name, work in imputing.items()}
+    measured = take_turns(timed, rounds)
+    device = machine(images.device)
+    return Report("Imputation of 18 sets of pixels", "images/s", measured, theirs, device, sizes(images))
+
+
+def sizes(images: Tensor) -> dict[str, int]:
+    return {"images": len(images), "pixels": images.shape[-1], "threads": torch.get_num_threads()}
 
 
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--images", type=int, default=8, help="explained images (default: 8)")
+    options.add_argument("--photos", type=int, default=2, help="enlarged images, 0 for none (default: 2)")
     options.add_argument("--widths", type=int, nargs="+", default=[64, 8], help="of the ResNet18s (default: 64 8)")
     arguments = options.parse_args()
-    device = pick_device(arguments.device)
+    device, rounds = pick_device(arguments.device), arguments.rounds
     keep_freed_memory()
+    small = {f"resnet18, width {width}": subject(arguments.images, width, device) for width in arguments.widths}
+    large = {"torchvision's resnet18": photo_subject(arguments.photos, device)} if arguments.photos else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of grad-cam's use of numpy
-        made = [reports(width, arguments.images, arguments.rounds, device) for width in arguments.widths]
-    # what is imputed does not depend on the network: once is enough
-    publish(
-        [report for index, pair in enumerate(made) for report in (pair if index == 0 else pair[:1])], arguments.output
-    )
+        reports = [whole_figures(about, network, rounds) for network, about in (small | large).items()]
+        # what is imputed depends on the size of the images, not on the network: once for each
+        reports += [imputation(next(iter(subjects.values())), rounds) for subjects in (small, large) if subjects]
+    publish(reports, arguments.output)
 
 
 if __name__ == "__main__":
