@@ -1,6 +1,7 @@
 """ROAD, deletion and insertion, and imputation alone: images/s of evalib and grad-cam on the same maps, in turn.
 
-    python -m benchmarks.faithfulness [--images 8] [--photos 2] [--rounds 5] [--widths 64 8] [--output FILE]
+    python -m benchmarks.faithfulness [--images 8] [--photos 2] [--widths 64 8]
+                                      [--rounds 5] [--device cuda] [--output FILE]
 
 ResNet18 for 32 x 32 images, images of the shipped sample, Layer-CAM maps of layer3; then torchvision's ResNet18 for 224
 x 224, on the same images enlarged. Weights are as drawn but for the last layer, which is scaled so that the logits tell
@@ -26,6 +27,7 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from benchmarks.measure import Report, machine, parser, publish, take_turns
 from evalib.data import sample
@@ -41,31 +43,16 @@ Subject = tuple[nn.Module, Tensor, Tensor, Tensor]
 BY_IMAGE, IN_BATCH = "grad-cam ROADCombined, image by image", "grad-cam ROADCombined, in one batch"
 
 
-def subject(number: int, width: int, device: torch.device) -> Subject:
-    """Small images and a network for them."""
+def subject(build: Callable[[], nn.Module], size: int, number: int, device: torch.device) -> Subject:
+    """Model, images of `size` x `size` pixels, maps and predicted classes, on the device."""
     torch.manual_seed(0)
-    data = sample()
+    data, model = sample(), build().to(device).eval()
     images = normalize(data.test.images[torch.arange(number)], data.mean, data.std)
-    return told_apart(build_model("resnet18", 10, width=width), "linear", images, device)
-
-
-def photo_subject(number: int, device: torch.device) -> Subject:
-    """Images of 224 x 224 pixels and torchvision's network for them."""
-    from torchvision.models import resnet18
-
-    torch.manual_seed(0)
-    data = sample()
-    images = normalize(data.test.images[torch.arange(number)], data.mean, data.std)
-    return told_apart(resnet18(num_classes=10), "fc", F.interpolate(images, size=224, mode="bicubic"), device)
-
-
-def told_apart(model: nn.Module, last_layer: str, images: Tensor, device: torch.device) -> Subject:
-    """Model, images, maps and predicted classes, on the device."""
-    model, images = model.to(device).eval(), images.to(device).contiguous()
+    images = F.interpolate(images, size=size, mode="bicubic").to(device).contiguous()
     with torch.no_grad():
         logits = model(images)
         scale = 2 / logits.std(dim=0)
-        last = model.get_submodule(last_layer)
+        *_, last = model.children()
         last.load_state_dict({"weight": last.weight * scale[:, None], "bias": (last.bias - logits.mean(dim=0)) * scale})
         classes = model(images).argmax(dim=1)
     cams = explain(model, images, "layer3", classes, method="layer_cam")[0]
@@ -188,8 +175,13 @@ def main() -> None:
     arguments = options.parse_args()
     device, rounds = pick_device(arguments.device), arguments.rounds
     keep_freed_memory()
-    small = {f"resnet18, width {width}": subject(arguments.images, width, device) for width in arguments.widths}
-    large = {"torchvision's resnet18": photo_subject(arguments.photos, device)} if arguments.photos else {}
+    small = {
+        f"resnet18, width {width}": subject(partial(build_model, "resnet18", width=width), 32, arguments.images, device)
+        for width in arguments.widths
+    }
+    large = {}
+    if arguments.photos:
+        large["torchvision's resnet18"] = subject(partial(resnet18, num_classes=10), 224, arguments.photos, device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of grad-cam's use of numpy
         reports = [whole_figures(about, network, rounds) for network, about in (small | large).items()]
